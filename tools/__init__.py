@@ -1,0 +1,1 @@
+"""What the agent reaches out with: models behind one metered gateway, and leases of workers."""
