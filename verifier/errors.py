@@ -1,0 +1,53 @@
+"""Errors: whose fault it is decides the class, and the class decides the exit code.
+
+    WarpsmithError
+    |-- UsageError               exit 2: a wrong flag, an unknown name, a bad budget
+    |   `-- ProblemError         a broken problem file: names the file, the line and what is missing
+    `-- InfrastructureError      exit 3: our machinery or the machine failed, never the candidate
+        |-- SandboxError         the worker could not be started or confined
+        `-- StorageError         a run folder cannot be written (full disk, permissions)
+
+A failing candidate raises none of these. It is data: a `Verdict` with a status (see `verdict.py`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class WarpsmithError(Exception):
+    """Base of all errors that the project raises. `next_step` tells the user what to do, in one sentence."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, next_step: str = "") -> None:
+        super().__init__(message)
+        self.next_step = next_step
+
+
+class UsageError(WarpsmithError):
+    """What the user asked for cannot be done as asked."""
+
+    exit_code = 2
+
+
+class ProblemError(UsageError):
+    """A problem file that cannot be used. `file` and `line` (1-based, None when unknown) say where."""
+
+    def __init__(self, message: str, *, file: Path | str, line: int | None = None, next_step: str = "") -> None:
+        where = f"{file}:{line}" if line is not None else f"{file}"
+        super().__init__(f"{where}: {message}", next_step=next_step)
+        self.file = str(file)
+        self.line = line
+
+
+class InfrastructureError(WarpsmithError):
+    """Our fault or the machine's. The attempt that met it is refunded."""
+
+
+class SandboxError(InfrastructureError):
+    """The confined worker could not be started, or broke its protocol without the candidate's help."""
+
+
+class StorageError(InfrastructureError):
+    """A run folder cannot be read or written."""

@@ -1,0 +1,269 @@
+"""The verdict about one candidate: a status, the stage that decided it and one report per stage reached.
+
+Everything here is frozen data. The models refuse combinations that cannot happen, so a reader never has to.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, strict about unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Status(StrEnum):
+    """How an attempt ended. One word each; `Verdict.reason` says the rest."""
+
+    CORRECT = "correct"
+    """Every check of the stages that could run here passed; `Verdict.basis` says which could."""
+    UNTESTED = "untested"
+    """It compiles and the audit has no objection, but no test applies on this machine."""
+    UNPARSABLE = "unparsable"
+    """No complete code block, a syntax error, or no class `ModelNew`."""
+    COMPILE_ERROR = "compile_error"
+    """A kernel does not compile; the compiler's message has the line."""
+    OVER_LIMITS = "over_limits"
+    """A launch the target refuses: shared memory, threads, registers or grid."""
+    RUNTIME_ERROR = "runtime_error"
+    """The candidate's own Python raised."""
+    UNTRACEABLE = "untraceable"
+    """The plan would depend on tensor values or on native host code."""
+    REJECTED = "rejected"
+    """The audit found that the candidate does not do the work, or not as the problem allows."""
+    WRONG = "wrong"
+    """A value, shape, dtype or non-finite mask differs from the reference."""
+    OUT_OF_BOUNDS = "out_of_bounds"
+    """A load or store outside every tensor that was passed to the kernel."""
+    TIMEOUT = "timeout"
+    """The candidate ran past its limit of CPU or wall time."""
+    CRASH = "crash"
+    """The candidate ended its own process (signal, exit, memory limit)."""
+
+
+class Stage(StrEnum):
+    """Stages in the order in which they run; the first that objects decides."""
+
+    PARSE = "parse"
+    COMPILE = "compile"
+    AUDIT = "audit"
+    INTERPRET = "interpret"
+    CORRECTNESS = "correctness"
+    TIMING = "timing"
+
+
+class Diagnostic(Record):
+    """One message about the candidate, for people and models alike."""
+
+    severity: Literal["error", "warning", "advice"]
+    code: str
+    """Short kebab-case name, for example `compile-error`, `foreign-output`, `write-write-race`."""
+    message: str
+    line: int | None = None
+    """1-based line in the candidate's source, None when unknown."""
+    column: int | None = None
+    excerpt: str = ""
+    """The source line with a caret below, or empty."""
+    count: int = 1
+    """How often it was seen."""
+
+
+class KernelReport(Record):
+    """Static profile of one compiled kernel, read from its cubin."""
+
+    name: str
+    cubin: str
+    """SHA-256 of the cubin, hex."""
+    registers: int
+    """Per thread."""
+    spill_bytes: int
+    """Local memory per thread that register spills and stack arrays use, bytes."""
+    shared_bytes: int
+    """Per block, static and dynamic."""
+    num_warps: int
+    num_stages: int
+    num_ctas: int = 1
+    blocks_per_sm: int
+    occupancy: float = Field(ge=0, le=1)
+    """Resident warps over the most that the target holds."""
+    limiter: str
+    """What stops another block: registers, shared memory, warps or blocks."""
+    instructions: dict[str, int] = Field(default_factory=dict)
+    """Instruction mix of the machine code: group name to static count."""
+
+
+class LaunchReport(Record):
+    """One launch of a plan."""
+
+    kernel: str
+    cubin: str
+    grid: tuple[int, int, int]
+    threads: int
+    """Per block."""
+    waves: float
+    """Blocks over the blocks that the target holds at once."""
+    tail: float = Field(ge=0, le=1)
+    """Share of the last wave that stays empty."""
+    line: int | None = None
+    """Line of the launch in the candidate's source."""
+    alternatives: int = 1
+    """Autotune configurations recorded for this launch."""
+
+
+class CompileReport(Record):
+    """What the trace and the audit found. `plan` names a blob that holds the plan, None when there is none."""
+
+    target: str
+    """For example `sm_90a`."""
+    triton: str
+    """Version of Triton that compiled the candidate."""
+    plan: str | None = None
+    kernels: tuple[KernelReport, ...] = ()
+    launches: tuple[LaunchReport, ...] = ()
+    library_steps: dict[str, int] = Field(default_factory=dict)
+    """aten operator to count, data movement and allocation left out."""
+    findings: tuple[Diagnostic, ...] = ()
+    """Compiler errors and audit findings."""
+    seconds: float
+    """Wall seconds of trace, compilation and static profile."""
+
+
+class OutputCheck(Record):
+    """One output tensor under one draw of inputs. Errors are centred: ||o - r|| / ||r - mean(r)||, r in float64."""
+
+    workload: str
+    draw: str
+    """Name of the input distribution."""
+    output: int
+    error: float | None
+    """None when shape, dtype or the non-finite mask differ."""
+    row_error: float | None
+    yardstick: float
+    """PyTorch's own error on the same inputs in the contract's precision."""
+    limit: float
+    """max(4 x yardstick, floor of the contract's class)."""
+    passed: bool
+    reason: str = ""
+    allclose: bool | None = None
+    """torch.allclose at KernelBench's tolerances; reported beside, never decides."""
+
+
+class Traffic(Record):
+    """Bytes that one source line of a kernel asked for in the interpreter, on the workload that was run."""
+
+    line: int
+    kernel: str
+    loaded: int
+    stored: int
+    atomic: int
+    masked_off: int
+    """Lanes that a mask switched off."""
+
+
+class TestReport(Record):
+    """Correctness. `outcome` is tri-state; `not_applicable` says in `reason` why no test could run."""
+
+    __test__ = False
+
+    outcome: Literal["passed", "failed", "not_applicable"]
+    basis: Literal["interpreter", "gpu"]
+    reason: str = ""
+    workloads: tuple[str, ...] = ()
+    scaling: str = ""
+    """How the inputs were made small enough for the interpreter: a small workload, scaled constants or sampled programs."""
+    checks: tuple[OutputCheck, ...] = ()
+    skipped_draws: dict[str, str] = Field(default_factory=dict)
+    """Distribution to the reason why the reference cannot take it."""
+    findings: tuple[Diagnostic, ...] = ()
+    """Out-of-bounds accesses (errors) and races (advice), each with its line."""
+    traffic: tuple[Traffic, ...] = ()
+    precision: str | None = None
+    """Class that the candidate attains: fp32, tf32, bf16, fp16, fp8; None when not probed."""
+    seconds: float
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.outcome == "passed" and any(not c.passed for c in self.checks):
+            raise ValueError("a test that passed has no failed check")
+        if self.outcome == "passed" and not self.checks:
+            raise ValueError("a test that passed has at least one check")
+        return self
+
+
+class LaunchEstimate(Record):
+    """Analytic time of one plan step on the target."""
+
+    name: str
+    seconds: float
+    bound: str
+    """What bounds it: memory, l2, tensor, fp32, sfu, issue, latency, spill or launch."""
+    bytes: int
+    flops: int
+
+
+class Estimate(Record):
+    """An analytic estimate for one workload. It is not a measurement and no table mixes the two."""
+
+    workload: str
+    seconds: float
+    base_seconds: float
+    """The same model applied to the reference's plan."""
+    launches: tuple[LaunchEstimate, ...] = ()
+
+
+class ProfileReport(Record):
+    """What is known about speed. Without a GPU: `estimates` only."""
+
+    estimates: tuple[Estimate, ...] = ()
+    diagnosis: tuple[Diagnostic, ...] = ()
+    """Ranked, the most costly cause first."""
+
+
+class Verdict(Record):
+    """The whole answer about one candidate on one problem."""
+
+    candidate: str
+    problem: str
+    status: Status
+    stage: Stage
+    """The stage that decided."""
+    reason: str
+    """One sentence."""
+    basis: Literal["none", "interpreter", "gpu"] = "none"
+    """What correctness rests on."""
+    score: float | None = None
+    """Mean over timed workloads of log(T_base / T_candidate); None unless correct."""
+    score_kind: Literal["estimate", "measured"] | None = None
+    diagnostics: tuple[Diagnostic, ...] = ()
+    """Findings of the deciding stage, errors first."""
+    compile: CompileReport | None = None
+    test: TestReport | None = None
+    profile: ProfileReport | None = None
+    isolation: tuple[str, ...] = ()
+    """Confinement that this kernel or machine could not give; empty is best."""
+    duplicate_of: str | None = None
+    """Id of an equal candidate or plan judged before, whose result this is."""
+    versions: dict[str, str] = Field(default_factory=dict)
+    seconds: dict[str, float] = Field(default_factory=dict)
+    """Wall seconds per stage."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.score is None) != (self.score_kind is None):
+            raise ValueError("a score and its kind come together")
+        if self.score is not None and self.status is not Status.CORRECT:
+            raise ValueError("only a correct candidate has a score")
+        if self.status is Status.CORRECT and (self.test is None or self.test.outcome != "passed"):
+            raise ValueError("correct needs a test that passed")
+        if self.status is Status.CORRECT and self.basis == "none":
+            raise ValueError("correct needs a basis")
+        return self
+
+    @property
+    def ok(self) -> bool:
+        return self.status is Status.CORRECT
