@@ -1,0 +1,179 @@
+"""Life and death of the warm process and of its caller."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from verifier.errors import SandboxError
+from verifier.sandbox.limits import Limits
+from verifier.sandbox.zygote import Zygote, isolation_gaps
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+
+
+def children_of(pid: int) -> list[int]:
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+def wait_until_gone(pids: list[int], seconds: float = 5.0) -> list[int]:
+    """Those of `pids` that still run after `seconds`; zombies count as gone."""
+    end = time.monotonic() + seconds
+    while (alive := [pid for pid in pids if is_running(pid)]) and time.monotonic() < end:
+        time.sleep(0.02)
+    return alive
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.parametrize("inner", [True, False])
+def test_a_killed_server_is_an_error_now_and_restarted_later(inner: bool) -> None:
+    with Zygote(preload=(), paths=[HERE]) as zygote:
+        outer = zygote.server_pid
+        (server,) = children_of(outer)
+        timer = threading.Timer(0.3, os.kill, (server if inner else outer, signal.SIGKILL))
+        timer.start()
+        with pytest.raises(SandboxError, match="ended"):
+            zygote.run("attacks:asleep", None)
+        timer.join()
+        assert wait_until_gone([outer, server]) == []
+        assert zygote.run("attacks:honest", 1).outcome == "ok"
+        assert zygote.server_pid != outer
+
+
+def test_closing_ends_running_jobs() -> None:
+    zygote = Zygote(preload=(), paths=[HERE])
+    zygote.start()
+    outer = zygote.server_pid
+    (server,) = children_of(outer)
+    timer = threading.Timer(0.3, zygote.close)
+    timer.start()
+    with pytest.raises(SandboxError):
+        zygote.run("attacks:asleep", None)
+    timer.join()
+    assert wait_until_gone([outer, server]) == []
+
+
+CALLER = """
+import sys, threading, time
+from pathlib import Path
+from verifier.sandbox.zygote import Zygote
+zygote = Zygote(preload=(), paths=[Path(sys.argv[1])])
+threading.Thread(target=zygote.run, args=("attacks:background", None), daemon=True).start()
+threading.Thread(target=zygote.run, args=("attacks:asleep", None), daemon=True).start()
+time.sleep(1.0)
+print(zygote.server_pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_when_the_caller_is_killed_everything_ends() -> None:
+    command = [sys.executable, "-c", CALLER, str(HERE)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as caller:
+        assert caller.stdout is not None
+        outer = int(caller.stdout.readline())
+        (server,) = children_of(outer)
+        jobs = children_of(server)
+        assert len(jobs) == 1
+        caller.kill()
+        assert wait_until_gone([outer, server, *jobs]) == []
+
+
+def test_a_server_started_by_a_thread_outlives_the_thread() -> None:
+    zygote = Zygote(preload=(), paths=[HERE])
+    thread = threading.Thread(target=zygote.start)
+    thread.start()
+    thread.join()
+    first = zygote.server_pid
+    time.sleep(0.1)
+    assert zygote.run("attacks:honest", 1).outcome == "ok"
+    assert zygote.server_pid == first
+    zygote.close()
+
+
+def test_a_preload_that_fails_is_named() -> None:
+    with pytest.raises(SandboxError, match="ModuleNotFoundError: No module named 'no_such_module'"):
+        Zygote(preload=["no_such_module"]).start()
+
+
+def test_requests_that_are_no_json_are_the_callers_fault(zygote: Zygote) -> None:
+    with pytest.raises(TypeError):
+        zygote.run("attacks:honest", object())
+    with pytest.raises(ValueError, match=r"package\.module:function"):
+        zygote.run("attacks.honest", None)
+
+
+def test_a_job_that_does_not_exist_is_an_error_result(zygote: Zygote) -> None:
+    assert zygote.run("attacks:nothing_such", None).error.startswith("AttributeError")
+    assert zygote.run("no_such_module:job", None).error.startswith("ModuleNotFoundError")
+
+
+def test_environ_reaches_jobs_and_only_what_was_given(secret: str) -> None:
+    with Zygote(preload=(), paths=[HERE], environ={"TRITON_INTERPRET": "1"}) as zygote:
+        variables = zygote.run("attacks:environment", None).value[0]
+        assert variables["TRITON_INTERPRET"] == "1"
+        assert "OPENAI_API_KEY" not in variables
+
+
+def test_trusted_jobs_are_not_confined_but_limited(zygote: Zygote, tmp_path: Path) -> None:
+    """The control of the attacks: without confinement the same attacks succeed."""
+    (tmp_path / "secret").write_text("secret")
+    read = zygote.run("attacks:read", [str(tmp_path / "secret"), "/etc/passwd"], confined=False)
+    assert all(said.startswith("done") for said in read.value.values())
+    targets = {"paths": [str(tmp_path / "w")], "own": False}
+    written = zygote.run("attacks:write_outside", targets, confined=False)
+    assert written.value[str(tmp_path / "w")].startswith("done")
+    program = {"program": Path("/bin/true").read_bytes()}
+    executed = zygote.run("attacks:execute", None, program, confined=False).value
+    assert executed["true"] == executed["own"] == "done: 0"
+    late = zygote.run("attacks:asleep", None, limits=Limits(wall_seconds=0.3), confined=False)
+    assert late.outcome == "timeout"
+
+
+def test_work_folders_are_removed(zygote: Zygote) -> None:
+    folder = zygote.run("attacks:environment", None, confined=False).value[1]
+    assert not Path(folder).exists()
+
+
+def test_isolation_gaps_are_sentences() -> None:
+    assert all(gap.endswith(".") for gap in isolation_gaps())
+
+
+def test_an_ordinary_user_or_root_gets_an_answer_in_milliseconds(zygote: Zygote) -> None:
+    seconds = sorted(zygote.run("verifier.sandbox.job:nothing", None).seconds for _ in range(20))
+    assert seconds[10] < 0.2
+
+
+KERNEL = """
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def add(x, n, BLOCK: tl.constexpr):
+    offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(x + offsets, tl.load(x + offsets, mask=offsets < n) + 1, mask=offsets < n)
+"""
+
+
+def test_triton_compiles_inside_the_sandbox() -> None:
+    with Zygote(preload=["torch", "triton"], paths=[HERE]) as zygote:
+        assert [gap for gap in zygote.gaps if "threads" in gap] == []
+        result = zygote.run("attacks:compile_kernel", KERNEL)
+        assert result.outcome == "ok", result.error + result.output
+        assert "REG:" in result.value
+        assert result.blobs["cubin"].startswith(b"\x7fELF")
+        assert json.dumps(result.value)

@@ -1,0 +1,105 @@
+"""What a confined job may see: the interpreter, its packages, system libraries, the tools of Triton's wheel.
+
+Whole prefixes are never granted: a prefix may be `/usr`, and an import root may hold a user's secrets beside
+the packages.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+
+_SYSTEM = (
+    *("/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64"),
+    *("/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo"),
+    *("/sys/devices/system/cpu", "/sys/devices/system/node"),
+)
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
+_TRITON_TOOLS = ("ptxas", "ptxas-blackwell", "cuobjdump", "nvdisasm")
+_LOADER = Path("/lib64/ld-linux-x86-64.so.2")
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Paths by right. All exist; none is a symbolic link."""
+
+    read: tuple[Path, ...]
+    """Files, and folders with all below."""
+    listing: tuple[Path, ...]
+    """Folders whose names may be listed, for the import system; their files stay closed."""
+    run: tuple[Path, ...]
+    """Programs that may be executed."""
+    devices: tuple[Path, ...]
+
+
+def for_jobs(paths: Iterable[Path]) -> Access:
+    """Access for jobs of this interpreter; `paths` are folders that the caller adds for reading."""
+    tools = _triton_tools()
+    granted = [*_python_folders(), *_project_packages(), *map(Path, _SYSTEM), *_library_path(), *paths]
+    return Access(
+        read=_outermost(granted),
+        listing=_existing([PROJECT_ROOT]),
+        run=_existing([*tools, _LOADER] if tools else []),
+        devices=_existing(map(Path, _DEVICES)),
+    )
+
+
+def links(path: Path) -> Iterator[tuple[Path, str]]:
+    """Symbolic links met while walking `path` from the root, as (link, target)."""
+    current = Path("/")
+    for part in path.parts[1:]:
+        current = current / part
+        if current.is_symlink():
+            yield current, os.readlink(current)
+            current = current.resolve()
+
+
+def named_paths() -> tuple[Path, ...]:
+    """Paths under which programs look for granted files and that may run through symbolic links."""
+    return (*map(Path, _SYSTEM), _LOADER, *map(Path, sys.path), *_library_path())
+
+
+def _python_folders() -> list[Path]:
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    installed = [Path(sysconfig.get_path(name)) for name in names]
+    archives = [Path(entry) for entry in sys.path if entry.endswith(".zip")]
+    own_libraries = [] if sys.base_prefix == "/usr" else [Path(sys.base_prefix, "lib")]
+    user_site = [Path(entry) for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
+    return [*installed, *archives, *own_libraries, *user_site]
+
+
+def _project_packages() -> list[Path]:
+    return [folder.parent for folder in PROJECT_ROOT.glob("*/__init__.py")]
+
+
+def _library_path() -> list[Path]:
+    entries = os.environ.get("LD_LIBRARY_PATH", "").split(":")
+    return [Path(entry) for entry in entries if os.path.isabs(entry) and entry != "/"]
+
+
+def _triton_tools() -> list[Path]:
+    spec = importlib.util.find_spec("triton")
+    if spec is None or not spec.submodule_search_locations:
+        return []
+    folder = Path(spec.submodule_search_locations[0], "backends", "nvidia", "bin")
+    return [folder / name for name in _TRITON_TOOLS]
+
+
+def _existing(paths: Iterable[Path]) -> tuple[Path, ...]:
+    return tuple(dict.fromkeys(path.resolve() for path in paths if path.exists()))
+
+
+def _outermost(paths: Iterable[Path]) -> tuple[Path, ...]:
+    """Existing paths without those that lie below another."""
+    kept: list[Path] = []
+    for path in sorted(_existing(paths)):
+        if not any(path.is_relative_to(parent) for parent in kept):
+            kept.append(path)
+    return tuple(kept)

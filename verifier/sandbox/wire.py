@@ -1,0 +1,76 @@
+"""Bytes between the client, the warm process and a job: framed JSON and blobs, never pickle.
+
+A message is `MAGIC`, the header's length (4 bytes, little-endian), the header (JSON) and the blobs back to
+back; the header's `blobs` names them with their sizes. Parsing trusts nothing and raises `FrameError`.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+MAGIC = b"wsj1"
+MAX_HEADER = 32 << 20
+_PREFIX = struct.Struct("<4sI")
+
+
+class FrameError(ValueError):
+    """Bytes that are not one whole message."""
+
+
+def pack(header: Mapping[str, Any], blobs: Mapping[str, bytes]) -> Iterator[bytes]:
+    """The message in pieces; TypeError or ValueError when `header` is no JSON or a blob is no bytes."""
+    for name, blob in blobs.items():
+        if not isinstance(name, str) or not isinstance(blob, bytes):
+            raise TypeError(
+                f"a blob maps a name to bytes, not {type(name).__name__} to {type(blob).__name__}"
+            )
+    sizes = [[name, len(blob)] for name, blob in blobs.items()]
+    encoded = json.dumps({**header, "blobs": sizes}).encode()
+    if len(encoded) > MAX_HEADER:
+        raise ValueError(f"{len(encoded)} bytes of JSON, {MAX_HEADER} allowed: send large data as blobs")
+    yield _PREFIX.pack(MAGIC, len(encoded)) + encoded
+    yield from blobs.values()
+
+
+def unpack(data: bytes | bytearray) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Header and blobs of one whole message; raises FrameError for anything else."""
+    if len(data) < _PREFIX.size:
+        raise FrameError(f"{len(data)} bytes are too few for a message")
+    magic, length = _PREFIX.unpack_from(data)
+    if magic != MAGIC:
+        raise FrameError("it does not start as a message does")
+    if length > min(MAX_HEADER, len(data) - _PREFIX.size):
+        raise FrameError("the header is cut off or too long")
+    start = _PREFIX.size + length
+    header = _header(bytes(data[_PREFIX.size : start]))
+    return header, _blobs(header.pop("blobs", None), data, start)
+
+
+def _header(encoded: bytes) -> dict[str, Any]:
+    try:
+        header = json.loads(encoded)
+    except (ValueError, RecursionError) as error:
+        raise FrameError(f"the header is no JSON: {type(error).__name__}") from None
+    if not isinstance(header, dict):
+        raise FrameError("the header is no JSON object")
+    return header
+
+
+def _blobs(sizes: object, data: bytes | bytearray, start: int) -> dict[str, bytes]:
+    if not isinstance(sizes, list):
+        raise FrameError("the header does not list blobs")
+    blobs: dict[str, bytes] = {}
+    for entry in sizes:
+        name, size = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
+        if not isinstance(name, str) or type(size) is not int or name in blobs:
+            raise FrameError("the list of blobs is malformed")
+        if not 0 <= size <= len(data) - start:
+            raise FrameError("a blob is cut off")
+        blobs[name] = bytes(data[start : start + size])
+        start += size
+    if start != len(data):
+        raise FrameError(f"{len(data) - start} bytes follow the message")
+    return blobs
