@@ -1,0 +1,301 @@
+"""The audit of a plan: does the candidate do the work, with its own kernels, as the problem allows?
+
+Pure data in, findings out; errors mean REJECTED. It follows data through storages, so a view carries its
+base's marks. What it cannot see: whether a kernel computes the right thing (the numeric stages do), and
+identity kernels placed around library compute under a policy that allows library compute.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from verifier.plan.arguments import DescriptorArg, PointerArg, values_in
+from verifier.plan.reader import ITEM_BYTES
+from verifier.plan.schema import AtenStep, LaunchStep, Plan, Program
+from verifier.plan.textutil import clip, excerpt
+from verifier.problem import LibraryPolicy, Precision, Problem
+from verifier.verdict import Diagnostic
+
+_RANK = {Precision.FP32: 0, Precision.TF32: 0, Precision.FP16: 1, Precision.BF16: 1, Precision.FP8: 2}
+_DTYPE_RANK = {
+    "float16": 1,
+    "bfloat16": 1,
+    "float8_e4m3fn": 2,
+    "float8_e5m2": 2,
+    "float8_e4m3fnuz": 2,
+    "float8_e5m2fnuz": 2,
+}
+
+
+def audit(plan: Plan, problem: Problem, source: str) -> tuple[Diagnostic, ...]:
+    """Findings about the plan, errors first, each with the candidate's line where one is known."""
+    found: list[Diagnostic] = [Diagnostic(**f.model_dump()) for f in plan.findings]
+    for image in plan.kernels.values():
+        if image.global_bytes:
+            message = (
+                f"kernel `{image.name}` carries {image.global_bytes} bytes of memory that outlive a launch"
+            )
+            found.append(
+                Diagnostic(severity="error", code="writable-globals", line=image.line, message=message)
+            )
+    for program in plan.programs:
+        found += _Audit(plan, program, problem, source).run()
+    order = {"error": 0, "warning": 1, "advice": 2}
+    return tuple(sorted(_merged(found), key=lambda d: order[d.severity]))
+
+
+def library_steps(program: Program) -> dict[str, int]:
+    """Operators of forward that compute, with their counts; data movement and allocation left out."""
+    steps = [s.op for s in program.library() if s.role in ("compute", "random")]
+    return dict(Counter(steps).most_common())
+
+
+def _merged(found: Iterable[Diagnostic]) -> list[Diagnostic]:
+    """One finding per code and line; `count` says how often it was seen."""
+    merged: dict[tuple[str, str, int | None], Diagnostic] = {}
+    for d in found:
+        key = (d.code, d.severity, d.line)
+        seen = merged.get(key)
+        merged[key] = d if seen is None else seen.model_copy(update={"count": seen.count + d.count})
+    return list(merged.values())
+
+
+class _Audit:
+    """Findings of one program."""
+
+    def __init__(self, plan: Plan, program: Program, problem: Problem, source: str) -> None:
+        self._plan, self._program, self._problem, self._source = plan, program, problem, source
+        self._found: list[Diagnostic] = []
+
+    def run(self) -> list[Diagnostic]:
+        self._custom()
+        self._foreign()
+        self._flow()
+        self._library()
+        self._precision()
+        self._state()
+        return self._found
+
+    def _say(self, severity: str, code: str, message: str, line: int | None = None) -> None:
+        text = clip(
+            f"{message} (workload {self._program.workload})" if len(self._plan.programs) > 1 else message
+        )
+        shown = excerpt(self._source, line, None)
+        self._found.append(Diagnostic.model_validate(
+            {"severity": severity, "code": code, "message": text, "line": line,
+            "excerpt": shown}))  # fmt: skip
+
+    # -- are there kernels, and is anything stale --------------------------------------------------
+
+    def _custom(self) -> None:
+        if not self._program.launches():
+            self._say(
+                "error",
+                "no-custom-kernel",
+                "forward launches no custom kernel; write the computation as a Triton kernel",
+            )
+
+    def _foreign(self) -> None:
+        """An earlier call's input that is still needed means that a result is remembered instead of
+        computed."""
+        stale = {i for i, s in enumerate(self._program.storages) if s.origin == "earlier_input"}
+        tainted = set(stale)
+        for step in self._program.setup:
+            reads, writes, _ = _effects(self._plan, self._program, step)
+            if reads & tainted:
+                tainted |= writes
+        used = set(self._output_storages())
+        for step in self._program.forward:
+            used |= _effects(self._plan, self._program, step)[0]
+        if used & tainted:
+            line = next((s.line for s in reversed(self._program.setup)
+                         if _effects(self._plan, self._program, s)[1] & tainted), None)  # fmt: skip
+            self._say("error", "foreign-output",
+                "forward uses a result that an earlier call computed from its own inputs; "
+                      "compute everything from the arguments of the current call", line)  # fmt: skip
+
+    # -- data flow ---------------------------------------------------------------------------------
+
+    def _output_storages(self) -> list[int]:
+        return [self._program.values[v].storage for v in self._program.output_values()]
+
+    def _flow(self) -> None:
+        program = self._program
+        inputs = {program.values[v].storage for v in program.inputs}
+        from_input, from_launch, written = set(inputs), set[int](), set[int]()
+        for step in program.forward:
+            reads, writes, kills = _effects(self._plan, program, step)
+            launch = isinstance(step, LaunchStep)
+            kept_input, kept_launch = from_input - kills, from_launch - kills
+            shown_input, shown_launch = bool(reads & from_input), launch or bool(reads & from_launch)
+            from_input = kept_input | (writes if shown_input else set())
+            from_launch = kept_launch | (writes if shown_launch else set())
+            written |= writes if not (isinstance(step, AtenStep) and step.role == "alloc") else set()
+        self._check_outputs(inputs, from_input, from_launch, written)
+        self._decoys()
+
+    def _check_outputs(
+        self, inputs: set[int], from_input: set[int], from_launch: set[int], written: set[int]
+    ) -> None:
+        storages = self._output_storages()
+        if not storages:
+            self._say("error", "no-output", "forward returns no tensor")
+        for i, (value, storage) in enumerate(zip(self._program.output_values(), storages, strict=True)):
+            origin, device = self._program.storages[storage].origin, self._program.storages[storage].device
+            size = 0 not in self._program.values[value].shape
+            if device != "cuda":
+                self._say("error", "host-output", f"output {i} is on the host; return it on the device")
+            if storage not in written and storage not in inputs:
+                what = (
+                    "never written by forward"
+                    if origin in ("forward", "scratch")
+                    else f"made outside forward ({origin})"
+                )
+                self._say("error", "output-not-computed", f"output {i} is {what}")
+            elif inputs and storage not in from_input:
+                self._say("error", "constant-output", f"output {i} does not depend on any input")
+            elif storage not in from_launch and self._program.launches() and size:
+                self._say("error", "kernel-not-used", f"no custom kernel is on the way to output {i}")
+
+    def _decoys(self) -> None:
+        """Launches whose results nothing uses, found backwards from the outputs and the mutated state."""
+        program = self._program
+        live = set(self._output_storages()) | {
+            program.values[program.inputs[i]].storage for i in program.mutated_inputs
+        }
+        live |= set(program.restore)
+        for step in reversed(program.forward):
+            reads, writes, kills = _effects(self._plan, program, step)
+            if not writes & live:
+                if isinstance(step, LaunchStep):
+                    name = self._plan.kernels[step.kernel].name
+                    self._say(
+                        "warning", "decoy-launch", f"the result of kernel `{name}` is never used", step.line
+                    )
+                continue
+            live = (live - kills) | reads
+
+    # -- policy ------------------------------------------------------------------------------------
+
+    def _library(self) -> None:
+        compute = [s for s in self._program.library() if s.role in ("compute", "random")]
+        for op, steps in _by_op(compute).items():
+            count = f" ({len(steps)} calls)" if len(steps) > 1 else ""
+            if self._problem.library is LibraryPolicy.FORBIDDEN:
+                self._say("error", "library-compute",
+                    f"forward computes with `{op}`{count}; this problem allows only custom "
+                          "kernels", steps[0].line)  # fmt: skip
+            else:
+                self._say(
+                    "advice",
+                    "library-compute",
+                    f"forward computes with `{op}`{count}; a fused kernel may do it",
+                    steps[0].line,
+                )
+        for step in (s for s in compute if s.role == "random"):
+            self._say(
+                "warning", "random", f"`{step.op}` draws random numbers, so repeated calls differ", step.line
+            )
+        host = [s for s in self._program.library() if self._on_host(s)]
+        if host:
+            self._say("warning", "host-compute", f"forward runs `{host[0].op}` on the host", host[0].line)
+
+    def _on_host(self, step: AtenStep) -> bool:
+        storages = [self._program.storages[self._program.values[v].storage] for v in step.outputs]
+        return (
+            step.role in ("compute", "move") and bool(storages) and all(s.device == "cpu" for s in storages)
+        )
+
+    def _precision(self) -> None:
+        """Buffers narrower than the contract, unless the task's own inputs are as narrow."""
+        program = self._program
+        allowed = max(
+            [
+                _RANK[self._problem.precision],
+                *(_DTYPE_RANK.get(program.values[v].dtype, 0) for v in program.inputs),
+            ]
+        )
+        for step in program.forward:
+            for value in _written_values(step):
+                v = program.values[value]
+                if _DTYPE_RANK.get(v.dtype, 0) > allowed:
+                    self._say("warning", "narrow-buffer",
+                        f"a buffer of dtype {v.dtype} is narrower than the contract "
+                              f"({self._problem.precision.value})", step.line)  # fmt: skip
+
+    def _state(self) -> None:
+        program = self._program
+        known = set(program.mutated.values())
+        carried = [s for s in program.restore if program.storages[s].origin != "input" and s not in known]
+        if carried:
+            self._say("warning", "carried-state",
+                f"forward carries {len(carried)} buffer(s) from call to call; they are "
+                      "restored before every run")  # fmt: skip
+        if program.mutated_inputs:
+            self._say(
+                "warning", "input-mutated", f"forward writes its input {program.mutated_inputs[0]} in place"
+            )
+
+
+def _by_op(steps: list[AtenStep]) -> dict[str, list[AtenStep]]:
+    found: dict[str, list[AtenStep]] = {}
+    for step in steps:
+        found.setdefault(step.op, []).append(step)
+    return found
+
+
+def _written_values(step: AtenStep | LaunchStep) -> Iterable[int]:
+    if isinstance(step, AtenStep):
+        return (*step.outputs, *step.mutates)
+    return tuple(
+        a.value for a in step.args if isinstance(a, PointerArg | DescriptorArg) and a.value is not None
+    )
+
+
+def _effects(
+    plan: Plan, program: Program, step: AtenStep | LaunchStep
+) -> tuple[set[int], set[int], set[int]]:
+    """Storages that a step reads, writes and fully overwrites (its first alternative, for a launch)."""
+    if isinstance(step, AtenStep):
+        return _aten_effects(program, step)
+    reads: set[int] = set()
+    writes: set[int] = set()
+    passed = [a for a in step.args if a.t != "constexpr"]
+    for arg, param in zip(passed, plan.kernels[step.kernel].params, strict=True):
+        if isinstance(arg, PointerArg | DescriptorArg):
+            if param.access in ("load", "both"):
+                reads.add(arg.storage)
+            if param.access in ("store", "both"):
+                writes.add(arg.storage)
+    for before in step.alternatives[0].before:
+        more = _aten_effects(program, before)
+        reads |= more[0]
+        writes |= more[1]
+    return reads, writes, set()
+
+
+_NO_DATA = ("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "new_")
+_OVERWRITE = ("copy_", "fill_", "zero_")
+
+
+def _aten_effects(program: Program, step: AtenStep) -> tuple[set[int], set[int], set[int]]:
+    name = step.op.removeprefix("aten::").split(".")[0]
+
+    def storage(value: int) -> int:
+        return program.values[value].storage
+
+    reads: set[int] = set()
+    if not name.startswith(_NO_DATA):
+        args = step.args[1:] if name in _OVERWRITE else step.args
+        reads = {storage(v) for a in (*args, *step.kwargs.values()) for v in values_in(a)}
+    writes = {storage(v) for v in (*step.outputs, *step.mutates)}
+    kills: set[int] = set()
+    if name in _OVERWRITE and step.mutates:
+        v = program.values[step.mutates[0]]
+        covered = 1
+        for n in v.shape:
+            covered *= n
+        if covered * ITEM_BYTES[v.dtype] >= program.storages[v.storage].bytes:
+            kills = {v.storage}
+    return reads, writes, kills

@@ -1,0 +1,51 @@
+"""Just enough of ELF to see what a cubin carries: its sections and their sizes."""
+
+from __future__ import annotations
+
+import struct
+
+_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
+_SECTION = struct.Struct("<IIQQQQIIQQ")
+MAX_SECTIONS = 4096
+_NOBITS = 8
+_OPTIONS = {b"__CUDA_FTZ", b"__CUDA_ARCH", b"__CUDA_PREC_SQRT", b"__CUDA_PREC_DIV"}
+
+
+def sections(data: bytes) -> list[tuple[str, int, bytes]]:
+    """(name, size, content) of each section of a 64-bit little-endian ELF file; empty for anything else.
+
+    A section without bytes in the file (zero-initialised memory) has empty content.
+    """
+    if len(data) < _HEADER.size or data[:6] != b"\x7fELF\x02\x01":
+        return []
+    fields = _HEADER.unpack_from(data)
+    start, count, names_index = fields[6], fields[12], fields[13]
+    if count > MAX_SECTIONS or start + count * _SECTION.size > len(data) or names_index >= count:
+        return []
+    rows = [_SECTION.unpack_from(data, start + i * _SECTION.size) for i in range(count)]
+    names = rows[names_index]
+    table = data[names[4] : names[4] + names[5]]
+    return [
+        (
+            table[r[0] :].split(b"\0", 1)[0].decode(errors="replace"),
+            r[5],
+            b"" if r[1] == _NOBITS else data[r[4] : r[4] + r[5]],
+        )
+        for r in rows
+    ]
+
+
+def global_bytes(cubin: bytes) -> int:
+    """Bytes of device memory that live as long as the module: a place to remember earlier answers.
+
+    The compiler's own strings (names of libdevice options, which no kernel can address) do not count.
+    """
+    return sum(
+        size
+        for name, size, content in sections(cubin)
+        if name.startswith(".nv.global") and not _only_options(content)
+    )
+
+
+def _only_options(content: bytes) -> bool:
+    return bool(content) and content.endswith(b"\0") and set(content[:-1].split(b"\0")) <= _OPTIONS

@@ -1,0 +1,255 @@
+"""A world with one CUDA device and no GPU: `torch.cuda` answers as the target would, tensors on `cuda:0` are
+fake.
+
+`install` changes torch in this process for good; it runs in a forked child that dies after its job. What it
+does not imitate: more than one device, memory that runs out, events that take time (every elapsed time is 1
+ms).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import types
+from typing import Any
+
+import torch
+import torch._subclasses.fake_tensor as fake_tensor
+import torch.utils.cpp_extension
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from verifier.plan import guard, ops
+from verifier.plan.record import Recorder, Untraceable
+from verifier.plan.target import TraceTarget
+
+CUDA0 = torch.device("cuda", 0)
+
+
+class FakeEvent:
+    """torch.cuda.Event: never waits."""
+
+    def __init__(self, *_args: object, **_kwargs: object) -> None:
+        self.cuda_event = 0
+
+    def record(self, *_args: object) -> None: ...
+    def wait(self, *_args: object) -> None: ...
+    def synchronize(self) -> None: ...
+    def query(self) -> bool:
+        return True
+
+    def elapsed_time(self, _end: object) -> float:
+        return 1.0
+
+
+class FakeStream:
+    """torch.cuda.Stream: all streams are one."""
+
+    cuda_stream = 0
+    stream_id = 0
+    device_index = 0
+    device_type = 1
+    priority = 0
+    device = CUDA0
+
+    def __init__(self, *_args: object, **_kwargs: object) -> None: ...
+    def __enter__(self) -> FakeStream:
+        return self
+
+    def __exit__(self, *_exc: object) -> None: ...
+    def synchronize(self) -> None: ...
+    def wait_stream(self, *_args: object) -> None: ...
+    def wait_event(self, *_args: object) -> None: ...
+    def record_event(self, event: FakeEvent | None = None) -> FakeEvent:
+        return event or FakeEvent()
+
+    def query(self) -> bool:
+        return True
+
+
+class _Nothing(contextlib.ContextDecorator):
+    """A context that does nothing: torch.cuda.device, stream, device_of."""
+
+    def __init__(self, *_args: object, **_kwargs: object) -> None:
+        self.idx = 0
+
+    def __enter__(self) -> _Nothing:
+        return self
+
+    def __exit__(self, *_exc: object) -> None: ...
+
+
+def _graph_classes(recorder: Recorder) -> tuple[type, type]:
+    """Fakes of CUDAGraph and torch.cuda.graph that are seen through: a replay appends the captured steps."""
+
+    class FakeGraph:
+        def __init__(self, *_args: object, **_kwargs: object) -> None:
+            self._steps: list[Any] = []
+            self._mark = 0
+
+        def capture_begin(self, *_args: object, **_kwargs: object) -> None:
+            self._mark = recorder.mark()
+
+        def capture_end(self) -> None:
+            self._steps = recorder.cut(self._mark)
+
+        def replay(self) -> None:
+            recorder.extend(self._steps)
+
+        def reset(self) -> None:
+            self._steps = []
+
+        def pool(self) -> tuple[int, int]:
+            return (0, 0)
+
+    class fake_graph(_Nothing):
+        def __init__(self, cuda_graph: FakeGraph, *_args: object, **_kwargs: object) -> None:
+            super().__init__()
+            self.cuda_graph = cuda_graph
+
+        def __enter__(self) -> fake_graph:
+            self.cuda_graph.capture_begin()
+            return self
+
+        def __exit__(self, *_exc: object) -> None:
+            self.cuda_graph.capture_end()
+
+    return FakeGraph, fake_graph
+
+
+def properties(target: TraceTarget) -> types.SimpleNamespace:
+    """What torch.cuda.get_device_properties answers."""
+    return types.SimpleNamespace(
+        name=target.device_name, major=target.capability // 10, minor=target.capability % 10,
+        multi_processor_count=target.sms, total_memory=target.total_memory,
+        max_threads_per_multi_processor=target.threads_per_sm, max_threads_per_block=target.threads_per_block,
+        regs_per_multiprocessor=target.registers_per_sm,
+            shared_memory_per_multiprocessor=target.shared_per_sm,
+        shared_memory_per_block=49152, shared_memory_per_block_optin=target.shared_per_block,
+        L2_cache_size=target.l2_bytes, warp_size=target.warp_size, is_integrated=False,
+        is_multi_gpu_board=False,
+        gcnArchName="", uuid="", clock_rate=1_980_000, memory_clock_rate=3_201_000, memory_bus_width=6144,
+    )  # fmt: skip
+
+
+def _cuda_answers(target: TraceTarget, recorder: Recorder) -> dict[str, Any]:
+    props = properties(target)
+    capability = (props.major, props.minor)
+    graph, graph_context = _graph_classes(recorder)
+    zero = ("memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved")
+    nothing = ("init", "_lazy_init", "set_device", "synchronize", "empty_cache", "ipc_collect", "manual_seed",
+               "manual_seed_all", "seed", "seed_all", "reset_peak_memory_stats", "set_stream",
+               "set_per_process_memory_fraction",
+               "reset_max_memory_allocated", "cudart", "nvtx")  # fmt: skip
+    answers: dict[str, Any] = {name: _silent for name in nothing if name != "nvtx"}
+    answers |= {name: lambda *_a, **_k: 0 for name in zero}
+    answers |= {
+        "is_available": lambda: True, "is_initialized": lambda: True, "device_count": lambda: 1,
+        "current_device": lambda: 0, "get_device_properties": lambda *_a: props,
+        "get_device_capability": lambda *_a: capability, "get_device_name": lambda *_a: props.name,
+        "current_stream": lambda *_a: FakeStream(), "default_stream": lambda *_a: FakeStream(),
+        "stream": _Nothing, "device": _Nothing, "device_of": _Nothing, "Event": FakeEvent,
+        "Stream": FakeStream,
+        "ExternalStream": FakeStream, "mem_get_info": lambda *_a: (target.total_memory, target.total_memory),
+        "is_bf16_supported": lambda *_a, **_k: True, "CUDAGraph": graph, "graph": graph_context,
+        "is_current_stream_capturing": lambda: False, "graph_pool_handle": lambda: (0, 0),
+        "make_graphed_callables": lambda callables, *_a, **_k: callables,
+        "get_arch_list": lambda: ["sm_90"], "_exchange_device": lambda _d: 0,
+        "_maybe_exchange_device": lambda _d: 0,
+    }  # fmt: skip
+    return answers
+
+
+def _replace(owner: object, **attributes: Any) -> None:
+    """Puts attributes on a module or class of torch."""
+    for name, value in attributes.items():
+        setattr(owner, name, value)
+
+
+def _silent(*_args: object, **_kwargs: object) -> None: ...
+
+
+def _apply(self: torch.nn.Module, fn: Any, recurse: bool = True) -> torch.nn.Module:
+    """nn.Module.to/.cuda/.half: puts new tensors in place; torch would swap the fake ones and fail."""
+    if recurse:
+        for child in self.children():
+            child._apply(fn)  # type: ignore[no-untyped-call]
+    moved: dict[int, torch.nn.Parameter] = {}
+    for name, p in self._parameters.items():
+        if p is not None:
+            with torch.no_grad():
+                moved.setdefault(id(p), torch.nn.Parameter(fn(p), p.requires_grad and p.is_floating_point()))
+            self._parameters[name] = moved[id(p)]
+    for name, b in self._buffers.items():
+        if b is not None:
+            self._buffers[name] = fn(b)
+    return self
+
+
+def fake_mode() -> FakeTensorMode:
+    """The mode under which the candidate runs; real host tensors may enter as constants."""
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def install(target: TraceTarget, recorder: Recorder) -> None:
+    """Puts the fake device into torch. `recorder` answers addresses and refuses value reads."""
+    guard.install()
+    _replace(torch.cuda, **_cuda_answers(target, recorder))
+    torch.version.cuda = torch.version.cuda or "13.0"
+    if not hasattr(torch._C, "_cuda_getCurrentRawStream"):
+        _replace(torch._C, _cuda_getCurrentRawStream=lambda _device: 0)
+    _replace(FakeTensorMode, avoid_device_init=property(lambda _self: True))
+    if hasattr(fake_tensor, "init_gpu_context"):
+        _replace(fake_tensor, init_gpu_context=_silent)
+    _replace(torch.nn.Module, _apply=_apply)
+    _patch_tensor(recorder)
+    _refuse_native(recorder)
+    _keep_whole()
+
+
+def _patch_tensor(recorder: Recorder) -> None:
+    def data_ptr(self: torch.Tensor) -> int:
+        recorder.storage(self)
+        return recorder.space.address(self, "setup")
+
+    def numpy(_self: torch.Tensor, *_args: object, **_kwargs: object) -> None:
+        raise recorder.value_read("`.numpy()`")
+
+    def array(_self: torch.Tensor, *_args: object, **_kwargs: object) -> None:
+        raise recorder.value_read("conversion to a numpy array")
+
+    def deepcopy(self: torch.Tensor, memo: dict[int, Any]) -> torch.Tensor:
+        """A clone through the dispatcher; torch would copy the storage behind the recorder's back."""
+        if id(self) not in memo:
+            with torch.no_grad():
+                made = self.detach().clone()
+            keep = isinstance(self, torch.nn.Parameter)
+            memo[id(self)] = torch.nn.Parameter(made, self.requires_grad) if keep else made
+        made_once: torch.Tensor = memo[id(self)]
+        return made_once
+
+    _replace(FakeTensor, __deepcopy__=deepcopy)
+    _replace(FakeTensor, data_ptr=data_ptr, numpy=numpy, __array__=array)
+
+
+def _refuse_native(recorder: Recorder) -> None:
+    """C++ and CUDA extensions are native host code, which no plan can hold."""
+
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        recorder.block("native-code", "the file builds a C++ extension; native host code cannot be traced")
+        raise Untraceable("native code")
+
+    _replace(torch.utils.cpp_extension, load=refuse, load_inline=refuse)
+
+
+_library: list[Any] = []
+
+
+def _keep_whole() -> None:
+    """Registers placeholders for composite operators, so that they reach the recorder in one piece."""
+    library: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+    for name in ops.WHOLE:
+        library.impl(name, _never, "CUDA")
+    _library.append(library)
+
+
+def _never(*_args: object, **_kwargs: object) -> None:
+    raise RuntimeError("a fake CUDA tensor reached a real kernel")

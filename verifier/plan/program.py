@@ -1,0 +1,243 @@
+"""Cuts one program out of a recording: the steps of the counted call, the set-up they depend on, and compact
+ids.
+
+Set-up is found by liveness: from the storages whose content `forward` reads before it overwrites them, back
+through the module's import, the constructor, the move to the device and earlier calls. A storage that
+`forward` only writes into is `scratch`: it is allocated, never computed. An earlier call's input that is
+still needed keeps the origin `earlier_input`; the audit refuses it.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor
+
+from verifier.plan.record import Recorder, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A parameter or buffer as it was when the constructor returned. `written_at` counts recorded steps."""
+
+    name: str
+    value: int
+    storage: int
+    buffer: bool
+    written_at: int
+
+
+def named_tensors(recorder: Recorder, module: torch.nn.Module) -> list[Named]:
+    """The module's parameters and persistent buffers by state-dict name, at the current point of the
+    recording."""
+    last: dict[int, int] = {}
+    for i, step in enumerate(recorder.steps):
+        for storage in step.writes:
+            last[storage] = i + 1
+    found = []
+    buffers = dict(module.named_buffers())
+    for name, tensor in [*module.named_parameters(), *buffers.items()]:
+        if isinstance(tensor, torch.Tensor):
+            fake = tensor if isinstance(tensor, FakeTensor) else recorder.import_real(tensor)
+            storage = recorder.storage(fake).id
+            found.append(Named(name, recorder.value(fake), storage, name in buffers, last.get(storage, 0)))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The counted call: where its steps start, its input tensors in leaf order and what it returned."""
+
+    start: int
+    inputs: Sequence[torch.Tensor]
+    output: Any
+    live_names: dict[int, str]
+    """Storage to name of the parameters and buffers that the module holds when the call starts."""
+
+
+def build(recorder: Recorder, workload: str, named: Sequence[Named], call: Call) -> dict[str, Any]:
+    """Program JSON with ids counted from 0 in order of first use."""
+    forward = recorder.steps[call.start :]
+    output = _encode_output(recorder, call.output)
+    output_storages = {recorder.values[v]["storage"] for v in _values_in(output)}
+    live, written, touched = _forward_liveness(forward, output_storages)
+    input_storages = {recorder.storage(t).id for t in call.inputs}
+    setup = _setup(recorder.steps[: call.start], live - input_storages, written & set(call.live_names))
+    used_storages = touched | output_storages | input_storages | {s for step in setup for s in _touched(step)}
+    names = [n for n in named if n.storage in used_storages]
+    numbering = _Numbering(recorder)
+    for tensor in call.inputs:
+        numbering.value(recorder.value(tensor))
+    setup_indexes = {id(step): i for i, step in enumerate(setup)}
+    order = [setup_indexes.get(id(step)) for step in recorder.steps[: call.start]]
+    parameters = {n.name: {"value": numbering.value(n.value), "buffer": n.buffer, "ready": _ready(order,
+        n.written_at)}
+                  for n in names}  # fmt: skip
+    program = {
+        "workload": workload,
+        "inputs": [numbering.value(recorder.value(t)) for t in call.inputs],
+        "parameters": parameters,
+        "setup": [numbering.step(s.body) for s in setup],
+        "forward": [numbering.step(s.body) for s in forward],
+        "output": numbering.remap(output),
+        "mutated": {call.live_names[s]: numbering.storage(s) for s in sorted(written & set(call.live_names))},
+        "mutated_inputs": [i for i, t in enumerate(call.inputs) if recorder.storage(t).id in written],
+        "restore": sorted(numbering.storage(s) for s in live & written),
+    }
+    made = {s for step in setup for s in step.fresh}
+    program |= numbering.tables(_origins(recorder, forward, made, input_storages, {n.storage for n in names}))
+    return program
+
+
+def _touched(step: Step) -> set[int]:
+    return step.reads | step.writes | step.fresh
+
+
+def _forward_liveness(forward: Sequence[Step], outputs: set[int]) -> tuple[set[int], set[int], set[int]]:
+    """Storages whose content the call needs at its start, those it writes, and all it touches."""
+    live = set(outputs)
+    for step in reversed(forward):
+        live = (live - step.kills) | step.reads
+    written = {s for step in forward for s in step.writes - step.fresh}
+    touched = {s for step in forward for s in _touched(step)}
+    return live, written, touched
+
+
+def _setup(history: Sequence[Step], need: set[int], restored: set[int]) -> list[Step]:
+    """Steps of the history that make the needed content, in order. What calls write into restored state is
+    left out."""
+    kept: list[Step] = []
+    need = set(need)
+    for step in reversed(history):
+        effects = step.writes - restored if step.phase in ("call", "plan") else step.writes
+        if effects & need:
+            kept.append(step)
+            need = (need - step.kills) | step.reads
+    return kept[::-1]
+
+
+def _ready(order: Sequence[int | None], written_at: int) -> int:
+    """How many kept set-up steps come before the point where a parameter has its initial value."""
+    return sum(1 for kept in order[:written_at] if kept is not None)
+
+
+def _origins(
+    recorder: Recorder, forward: Sequence[Step], made: set[int], inputs: set[int], names: set[int]
+) -> dict[int, str]:
+    origins = {s: "forward" for step in forward for s in step.fresh}
+    for record in recorder.space.records:
+        if record.id in inputs:
+            origins[record.id] = "input"
+        elif record.data is not None:
+            origins[record.id] = "constant"
+        elif record.origin in ("input", "earlier_input"):
+            origins[record.id] = "earlier_input"
+        elif record.id in names:
+            origins[record.id] = "parameter"
+        elif record.id not in origins:
+            origins[record.id] = "setup" if record.id in made else "scratch"
+    return origins
+
+
+def _encode_output(recorder: Recorder, output: Any, depth: int = 0) -> dict[str, Any]:
+    if isinstance(output, torch.Tensor):
+        plain = type(output) in (FakeTensor, torch.Tensor, torch.nn.Parameter)
+        if not plain:
+            recorder.note(
+                "error", "tensor-subclass", f"forward returns a {type(output).__name__}, not a plain tensor"
+            )
+        if not isinstance(output, FakeTensor):
+            output = recorder.import_real(output)
+        if output.layout is not torch.strided:
+            recorder.block("sparse-output", f"forward returns a tensor with layout {output.layout}")
+            raise TypeError(f"forward returns a tensor with layout {output.layout}")
+        return {"t": "tensor", "value": recorder.value(output)}
+    if isinstance(output, list | tuple) and depth < 4:
+        kind = "list" if isinstance(output, list) else "tuple"
+        return {"t": kind, "items": [_encode_output(recorder, o, depth + 1) for o in output]}
+    if isinstance(output, dict) and depth < 4:
+        items = {str(k): _encode_output(recorder, o, depth + 1) for k, o in output.items()}
+        return {"t": "dict", "items": items}
+    if output is None or isinstance(output, bool | int | float | str):
+        return recorder.encode(output)
+    raise TypeError(f"forward returns a {type(output).__name__}, not a tensor")
+
+
+def _values_in(tree: dict[str, Any]) -> Iterable[int]:
+    if tree["t"] == "tensor":
+        yield tree["value"]
+    elif "items" in tree:
+        items = tree["items"]
+        for item in items.values() if isinstance(items, dict) else items:
+            yield from _values_in(item)
+
+
+class _Numbering:
+    """Maps recorder ids to compact ids, in order of first use."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._values: dict[int, int] = {}
+        self._storages: dict[int, int] = {}
+
+    def storage(self, old: int) -> int:
+        return self._storages.setdefault(old, len(self._storages))
+
+    def value(self, old: int) -> int:
+        if old not in self._values:
+            self._values[old] = len(self._values)
+            self.storage(self._recorder.values[old]["storage"])
+        return self._values[old]
+
+    def remap(self, tree: Any) -> Any:
+        """A copy of tagged JSON with new ids."""
+        if isinstance(tree, list):
+            return [self.remap(t) for t in tree]
+        if not isinstance(tree, dict):
+            return tree
+        if tree.get("t") == "tensor":
+            return {"t": "tensor", "value": self.value(tree["value"])}
+        made = {k: self.remap(v) for k, v in tree.items()}
+        if tree.get("t") in ("pointer", "descriptor"):
+            made["storage"] = self.storage(tree["storage"])
+            made["value"] = None if tree["value"] is None else self.value(tree["value"])
+        return made
+
+    def step(self, body: dict[str, Any]) -> dict[str, Any]:
+        made: dict[str, Any] = self.remap(body)
+        if body["kind"] == "aten":
+            made["outputs"] = [self.value(v) for v in body["outputs"]]
+            made["mutates"] = [self.value(v) for v in body["mutates"]]
+        else:
+            for alternative, old in zip(made["alternatives"], body["alternatives"], strict=True):
+                alternative["before"] = [self.step(s) for s in old["before"]]
+        return made
+
+    def tables(self, origins: dict[int, str]) -> dict[str, Any]:
+        records = self._recorder.space.records
+        storages, constants = [], []
+        for old, new in self._storages.items():
+            record = records[old]
+            nbytes = int(record.keep.nbytes())
+            storages.append(
+                {"bytes": max(nbytes, record.nbytes), "device": record.device, "origin": origins[old]}
+            )
+            if origins[old] == "constant":
+                data = base64.b64encode(record.data or b"").decode()
+                constants.append({"storage": new, "data": data})
+        values = []
+        for old in self._values:
+            v = self._recorder.values[old]
+            values.append(
+                {
+                    **v,
+                    "storage": self._storages[v["storage"]],
+                    "shape": list(v["shape"]),
+                    "stride": list(v["stride"]),
+                }
+            )
+        return {"storages": storages, "values": values, "constants": constants}

@@ -1,0 +1,305 @@
+"""The recorder: a dispatch mode above FakeTensorMode that turns every aten call and every launch into a step.
+
+Views leave no step: a value is a view (dtype, shape, stride, offset) of a storage, so replay rebuilds it by
+itself. Steps hold plan JSON (`body`) and the storages they read, write, create and overwrite, from which
+`program.py` cuts one program. Only the thread that started the recorder is recorded; launches from others
+become findings.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from verifier.plan import ops
+from verifier.plan.address import AddressSpace, StorageRecord
+from verifier.specs import dtype_name
+
+MAX_STEPS = 20_000
+MAX_CONSTANT_BYTES = 256 << 10
+
+
+class Untraceable(BaseException):
+    """The plan would depend on a value. A BaseException, so that the candidate's `except Exception` cannot
+    hide it."""
+
+
+@dataclass(slots=True)
+class Step:
+    """One recorded step. The sets hold storage ids of the recorder's address space."""
+
+    body: dict[str, Any]
+    phase: str
+    reads: set[int] = field(default_factory=set)
+    writes: set[int] = field(default_factory=set)
+    fresh: set[int] = field(default_factory=set)
+    kills: set[int] = field(default_factory=set)
+
+
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records one traced file. `phase` is import, init, move, call (an earlier call) or plan (the call that
+    counts)."""
+
+    def __init__(self, fake: FakeTensorMode, filename: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.fake = fake
+        self.filename = filename
+        self.space = AddressSpace()
+        self.steps: list[Step] = []
+        self.values: list[dict[str, Any]] = []
+        self.flags: list[dict[str, Any]] = []
+        self.findings: list[dict[str, Any]] = []
+        self.blockers: list[dict[str, Any]] = []
+        """Reasons why the plan cannot stand for the file; any of them makes the outcome `untraceable`."""
+        self.failures: list[BaseException] = []
+        """What the JIT raised, whether or not the candidate let it through."""
+        self.phase = "import"
+        self.paused = 0
+        self._value_ids: dict[tuple[Any, ...], int] = {}
+        self._imported: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._sink = self.steps
+        self._thread = threading.get_ident()
+
+    # -- storages and values -----------------------------------------------------------------------
+
+    def storage(self, tensor: torch.Tensor) -> StorageRecord:
+        """Record of the tensor's storage, created with an origin that fits the phase."""
+        return self.space.record(tensor, "forward" if self.phase == "plan" else "setup")
+
+    def value(self, tensor: torch.Tensor) -> int:
+        """Id of the view that `tensor` is."""
+        key = (self.storage(tensor).id, dtype_name(tensor.dtype), tuple(map(int, tensor.shape)),
+               tuple(map(int, tensor.stride())), int(tensor.storage_offset()))  # fmt: skip
+        if key not in self._value_ids:
+            self._value_ids[key] = len(self.values)
+            names = ("storage", "dtype", "shape", "stride", "offset")
+            self.values.append(dict(zip(names, key, strict=True)))
+        return self._value_ids[key]
+
+    def constant(self, real: torch.Tensor, fake: torch.Tensor) -> None:
+        """Notes that the storage of `fake` holds the data of `real`."""
+        record = self.space.record(fake, "constant")
+        record.origin = "constant"
+        source = real.untyped_storage()
+        record.nbytes = max(record.nbytes, int(fake.untyped_storage().nbytes()))
+        if source.nbytes() > MAX_CONSTANT_BYTES:
+            self.block("constant-too-large",
+                f"a constant of {source.nbytes()} bytes is built on the host; at most "
+                       f"{MAX_CONSTANT_BYTES} fit into a plan")  # fmt: skip
+            return
+        with torch.utils._python_dispatch._disable_current_modes():
+            record.data = torch.empty(0, dtype=torch.uint8).set_(source).numpy().tobytes()
+        if real.dtype == torch.int64 and self._holds_addresses(record.data):
+            self.block(
+                "pointer-table",
+                "a tensor holds addresses of other tensors; pass pointers as kernel arguments",
+            )
+
+    def _holds_addresses(self, data: bytes) -> bool:
+        return any(self.space.contains(n) for (n,) in struct.iter_unpack("<q", data[: len(data) // 8 * 8]))
+
+    def import_real(self, real: torch.Tensor) -> torch.Tensor:
+        """The fake stand-in of a real host tensor (numpy data, for example), whose bytes become a
+        constant."""
+        found = self._imported.get(id(real))
+        if found is None:
+            with torch.utils._python_dispatch._disable_current_modes():
+                plain = real.detach()
+            fake = self.fake.from_tensor(plain, static_shapes=True)
+            self.constant(plain, fake)
+            found = self._imported[id(real)] = (real, fake)
+        return found[1]
+
+    # -- findings ----------------------------------------------------------------------------------
+
+    def line(self) -> int | None:
+        """Line of the innermost frame of the candidate's file."""
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame.f_code.co_filename != self.filename:
+            frame = frame.f_back
+        return frame.f_lineno if frame is not None else None
+
+    def note(self, severity: str, code: str, message: str, line: int | None = None) -> None:
+        """Adds a finding once per code, message and line."""
+        found = {"severity": severity, "code": code, "message": message, "line": line or self.line()}
+        if found not in self.findings:
+            self.findings.append(found)
+
+    def block(self, code: str, message: str) -> None:
+        """Notes that the file cannot be traced, with the candidate's line."""
+        found = {"severity": "error", "code": code, "message": message, "line": self.line()}
+        if found not in self.blockers:
+            self.blockers.append(found)
+
+    def value_read(self, what: str) -> Untraceable:
+        """Notes that the host reads a tensor's value; the caller raises what comes back."""
+        self.block(
+            "value-read",
+            f"{what} needs the value of a tensor on the host; a plan is fixed before any value is known",
+        )
+        return Untraceable(what)
+
+    # -- steps -------------------------------------------------------------------------------------
+
+    @contextmanager
+    def diverted(self) -> Iterator[list[Step]]:
+        """Steps go to the list that is yielded, not to the plan."""
+        kept, self._sink = self._sink, []
+        try:
+            yield self._sink
+        finally:
+            self._sink = kept
+
+    @contextmanager
+    def unrecorded(self) -> Iterator[None]:
+        """What happens inside leaves no step."""
+        self.paused += 1
+        try:
+            yield
+        finally:
+            self.paused -= 1
+
+    def append(self, step: Step) -> None:
+        """Adds a step to the current list; a thread other than ours leaves a finding instead."""
+        if threading.get_ident() != self._thread:
+            self.note("error", "background-thread", "a kernel is launched from a background thread; only the "
+                      "calling thread's work is part of the plan")  # fmt: skip
+            return
+        if len(self.steps) + len(self._sink) > MAX_STEPS:
+            self.block("too-many-steps", f"more than {MAX_STEPS} steps")
+            raise Untraceable("too many steps")
+        self._sink.append(step)
+
+    def extend(self, steps: list[Step]) -> None:
+        """Appends copies of recorded steps in the current phase (a CUDA graph that is replayed)."""
+        for s in steps:
+            self.append(Step(s.body, self.phase, s.reads, s.writes, s.fresh, s.kills))
+
+    def mark(self) -> int:
+        return len(self._sink)
+
+    def cut(self, mark: int) -> list[Step]:
+        """Removes and returns the steps since `mark` (a CUDA graph being captured does not run)."""
+        taken = self._sink[mark:]
+        del self._sink[mark:]
+        return taken
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.paused or func.namespace == "prim":
+            return func(*args, **kwargs)
+        if func._schema.name in ("aten::lift_fresh", "aten::lift_fresh_copy") and not isinstance(
+            args[0], FakeTensor
+        ):
+            out = func(*args, **kwargs)
+            self.constant(args[0], out)
+            return out
+        args, kwargs = tree_map_only(torch.Tensor, self._as_fake, (args, kwargs))
+        try:
+            out = ops.recurrent_result(func.name(), args)
+            out = func(*args, **kwargs) if out is None else out
+        except (DataDependentOutputException, DynamicOutputShapeException):
+            out = self._known_result(func, args, kwargs)
+        self._record(func, args, kwargs, out)
+        return out
+
+    def _as_fake(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor if isinstance(tensor, FakeTensor) else self.import_real(tensor)
+
+    def _known_result(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        from verifier.plan.known import host_value
+
+        if func._schema.name == "aten::_local_scalar_dense":
+            found = host_value(self, args[0])
+            if found is not None:
+                return found
+        raise self.value_read(f"`{ops.base_name(func.name())}`")
+
+    def _record(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        outputs = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
+        fresh = {self.storage(t).id for t in outputs if not self.space.known(t)}
+        written = ops.written_arguments(func, args, kwargs)
+        if not fresh and not written:
+            return
+        op = func.name()
+        step = Step({}, self.phase, fresh=fresh)
+        step.reads = self._reads(op, args, kwargs)
+        step.writes = {self.storage(t).id for t in written} | fresh
+        if written and ops.overwrites(op) and self._covers(written[0]):
+            step.kills = {self.storage(written[0]).id}
+        step.kills |= fresh
+        step.body = {
+            "kind": "aten", "op": op, "role": ops.role_of(op, ops.draws_random(func, args, kwargs)),
+            "args": [self.encode(a) for a in args], "kwargs": {k: self.encode(v) for k, v in kwargs.items()},
+            "outputs": [self.value(t) for t in outputs], "mutates": [self.value(t) for t in written],
+            "flags": self._flags(), "line": self.line(),
+        }  # fmt: skip
+        self.append(step)
+
+    def _reads(self, op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> set[int]:
+        found = [t for i, a in enumerate(args) for t in tree_leaves(a)
+                 if isinstance(t, torch.Tensor) and ops.reads_data(op, i)]  # fmt: skip
+        found += [
+            t for k, a in kwargs.items() for t in tree_leaves(a) if isinstance(t, torch.Tensor) and k != "out"
+        ]
+        return {self.storage(t).id for t in found}
+
+    def _covers(self, tensor: torch.Tensor) -> bool:
+        return tensor.numel() * tensor.element_size() >= self.storage(tensor).nbytes
+
+    def encode(self, value: Any) -> dict[str, Any]:
+        """Tagged JSON of one aten argument."""
+        if isinstance(value, torch.Tensor):
+            return {"t": "tensor", "value": self.value(value)}
+        if value is None or isinstance(value, torch.Generator):
+            return {"t": "none"}
+        if isinstance(value, bool):
+            return {"t": "bool", "v": value}
+        if isinstance(value, int):
+            return {"t": "int", "v": int(value)}
+        if isinstance(value, float):
+            finite = value == value and abs(value) != float("inf")
+            return {"t": "float", "v": float(value) if finite else str(float(value))}
+        if isinstance(value, complex):
+            return {"t": "complex", "re": value.real, "im": value.imag}
+        if isinstance(value, str):
+            return {"t": "str", "v": value}
+        if isinstance(value, torch.dtype):
+            return {"t": "dtype", "v": dtype_name(value)}
+        if isinstance(value, torch.device):
+            return {"t": "device", "v": value.type}
+        if isinstance(value, torch.layout | torch.memory_format):
+            return {"t": "enum", "v": str(value).removeprefix("torch.")}
+        if isinstance(value, list | tuple):
+            return {"t": "list", "items": [self.encode(v) for v in value]}
+        raise self.value_read(f"an argument of type {type(value).__name__}")
+
+    def _flags(self) -> int:
+        state = {
+            "allow_tf32": bool(torch._C._get_cublas_allow_tf32()),
+            "cudnn_allow_tf32": bool(torch._C._get_cudnn_allow_tf32()),
+            "matmul_precision": torch.get_float32_matmul_precision(),
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "cudnn_benchmark": bool(torch._C._get_cudnn_benchmark()),
+        }
+        if state not in self.flags:
+            self.flags.append(state)
+        return self.flags.index(state)

@@ -1,0 +1,228 @@
+"""The trace: runs a candidate (or a reference) on fake CUDA tensors and hands back a plan, or a diagnosis, as
+data.
+
+`trace_job` is the job of a confined child of a warm server. It changes torch and Triton in its process for
+good and never raises for the candidate's faults. What it cannot promise: the candidate shares the process
+with the recorder, so the plan is a claim about the file; every number about the plan is made elsewhere, by
+code that the candidate never met.
+"""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+import tempfile
+import threading
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch._dynamo
+import triton
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from verifier.plan import driver, fakecuda, program
+from verifier.plan.diagnose import diagnostic, explain
+from verifier.plan.record import Recorder, Untraceable
+from verifier.plan.target import TARGETS
+from verifier.specs import build, leaves
+
+RECURSION_LIMIT = 3000
+
+
+class NoModel(Exception):
+    """The file defines no class of the wanted name."""
+
+
+@dataclass(slots=True)
+class Session:
+    """What one trace knows about its file."""
+
+    source: str
+    filename: str
+    class_name: str
+    recorder: Recorder
+    fake: FakeTensorMode
+
+
+def trace_job(
+    payload: dict[str, Any], blobs: dict[str, bytes], workdir: Path
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Entry point; see the package's contract for payload and result. The plan is null unless status is
+    ok."""
+    source, target = str(payload["source"]), TARGETS[payload["target"]]
+    filename = Path(str(payload["filename"])).name
+    os.chdir(workdir)
+    Path(filename).write_text(source, encoding="utf-8")
+    os.environ["TRITON_DEFAULT_FP_FUSION"] = "1"  # pinned: the default changes with Triton 3.10
+    os.environ["TRITON_CACHE_DIR"] = str(Path(workdir) / "triton")
+    fake = fakecuda.fake_mode()
+    recorder = Recorder(fake, filename)
+    fakecuda.install(target, recorder)
+    session = Session(source, filename, str(payload["class"]), recorder, fake)
+    kernels = driver.install(target, recorder)
+    with _stderr_file(Path(workdir)) as stderr:
+        status, diagnostics, programs = _guarded(session, payload["workloads"], stderr)
+    if status != "ok":
+        return {"status": status, "diagnostics": diagnostics, "plan": None}, {}
+    plan = _plan(session, kernels, target.name, programs)
+    used = {h for image in plan["kernels"].values() for h in (image["cubin"], image["ttir"], image["ptx"])}
+    kept = {name: data for name, data in kernels.blobs.items() if name.split(".")[0] in used}
+    return {"status": "ok", "diagnostics": diagnostics, "plan": plan}, kept
+
+
+def _guarded(session: Session, workloads: list[dict[str, Any]],
+             stderr: Path) -> tuple[str, list[dict[str, Any]], list[dict[str, Any]]]:  # fmt: skip
+    """Runs the file; (status, diagnostics, programs). The sandbox boundary: whatever the candidate raises
+    becomes data."""
+    recorder, source = session.recorder, session.source
+    programs: list[dict[str, Any]] = []
+    try:
+        with session.fake, torch.no_grad(), recorder:
+            module = _load(session)
+            for workload in workloads:
+                programs.append(_trace_workload(session, module, workload))
+    except Untraceable:
+        pass
+    except NoModel as missing:
+        return "unparsable", [diagnostic("no-model", str(missing), source)], []
+    except BaseException as error:  # noqa: BLE001 - the sandbox boundary
+        if not recorder.blockers:
+            status, found = _explained(session, error, stderr)
+            return status, [found, *_findings(session)], []
+    if recorder.blockers:
+        reasons = [diagnostic(b["code"], b["message"], source, b["line"]) for b in recorder.blockers[:8]]
+        return "untraceable", reasons, []
+    _note_swallowed(session, stderr)
+    return "ok", _findings(session), programs
+
+
+def _explained(session: Session, error: BaseException, stderr: Path) -> tuple[str, dict[str, Any]]:
+    """`explain`, also for an exception whose own text cannot be had."""
+    try:
+        return explain(error, session.source, session.filename, _read(stderr))
+    except BaseException:  # noqa: BLE001 - the candidate's __str__ ran
+        return "runtime_error", diagnostic("runtime-error", type(error).__name__, session.source)
+
+
+def _load(session: Session) -> types.ModuleType:
+    """Executes the file under its bare name, so that line tables in cubins do not depend on the work
+    folder."""
+    code = compile(session.source, session.filename, "exec", dont_inherit=True)
+    lines = session.source.splitlines(keepends=True)
+    linecache.cache[session.filename] = (len(session.source), None, lines, session.filename)
+    module = types.ModuleType("candidate")
+    module.__file__ = str(Path.cwd() / session.filename)
+    sys.modules["candidate"] = module
+    sys.setrecursionlimit(RECURSION_LIMIT)
+    exec(code, module.__dict__)
+    if not isinstance(getattr(module, session.class_name, None), type):
+        raise NoModel(f"the file defines no class `{session.class_name}`")
+    return module
+
+
+def _trace_workload(session: Session, module: types.ModuleType, workload: dict[str, Any]) -> dict[str, Any]:
+    recorder = session.recorder
+    recorder.phase = "init"
+    init = [_argument(recorder, spec, "setup") for spec in workload["init"]]
+    init_kwargs = {k: _argument(recorder, s, "setup") for k, s in workload.get("init_kwargs", {}).items()}
+    torch.manual_seed(0)
+    model = getattr(module, session.class_name)(*init, **init_kwargs)
+    if not isinstance(model, torch.nn.Module):
+        raise NoModel(f"`{session.class_name}` is not a torch.nn.Module")
+    named = program.named_tensors(recorder, model)
+    recorder.phase = "move"
+    model.cuda()
+    threads = threading.active_count()
+    recorder.phase = "call"
+    _forward(recorder, model, workload, "earlier_input")
+    start = recorder.mark()
+    recorder.phase = "plan"
+    live = {n.storage: n.name for n in program.named_tensors(recorder, model)}
+    inputs, output = _forward(recorder, model, workload, "input")
+    if threading.active_count() > threads:
+        recorder.note(
+            "warning",
+            "background-thread",
+            "forward leaves a thread running; its work is not part of the plan",
+        )
+    call = program.Call(start, inputs, output, live)
+    made = program.build(recorder, str(workload["name"]), named, call)
+    for tensor in inputs:  # a later workload that still needs them is using an earlier call's inputs
+        recorder.storage(tensor).origin = "earlier_input"
+    return made
+
+
+def _forward(
+    recorder: Recorder, model: torch.nn.Module, workload: dict[str, Any], origin: str
+) -> tuple[list[torch.Tensor], Any]:
+    arguments = [_argument(recorder, spec, origin) for spec in workload["inputs"]]
+    return list(leaves(arguments)), model(*arguments)
+
+
+def _argument(recorder: Recorder, spec: dict[str, Any], origin: str) -> Any:
+    """A fresh argument: its tensors are on the device for inputs, on the host for the constructor."""
+    device = "cpu" if origin == "setup" else "cuda"
+
+    def tensor(shape: tuple[int, ...], dtype: torch.dtype, stride: tuple[int, ...]) -> torch.Tensor:
+        with recorder.unrecorded():
+            made = torch.empty_strided(shape, stride, dtype=dtype, device=device)
+        recorder.space.record(made, origin)
+        return made
+
+    return build(spec, tensor)
+
+
+def _findings(session: Session) -> list[dict[str, Any]]:
+    """Findings of the recorder as diagnostics."""
+    return [diagnostic(n["code"], n["message"], session.source, n["line"], severity=n["severity"])
+            for n in session.recorder.findings[:64]]  # fmt: skip
+
+
+def _note_swallowed(session: Session, stderr: Path) -> None:
+    """Failures of the JIT that did not end the trace: the candidate caught them."""
+    for failure in session.recorder.failures[:4]:
+        status, d = _explained(session, failure, stderr)
+        what = status.replace("_", " ")
+        session.recorder.note(
+            "warning", "swallowed-error", f"the candidate catches this {what}: {d['message']}", d["line"]
+        )
+
+
+def _plan(
+    session: Session, kernels: driver.Kernels, target: str, programs: list[dict[str, Any]]
+) -> dict[str, Any]:
+    used = {a["kernel"] for p in programs for part in ("setup", "forward") for s in p[part]
+            if s["kind"] == "launch" for a in s["alternatives"]}  # fmt: skip
+    return {
+        "format": 1, "target": target,
+        "versions": {"triton": triton.__version__, "torch": torch.__version__,
+        "python": sys.version.split()[0]},
+        "kernels": {sha: kernels.images[sha] for sha in sorted(used)}, "flags": session.recorder.flags,
+        "programs": programs, "findings": _findings(session),
+    }  # fmt: skip
+
+
+@contextmanager
+def _stderr_file(workdir: Path) -> Iterator[Path]:
+    """Descriptor 2 goes to a file meanwhile: MLIR prints its errors there. The tail is echoed afterwards."""
+    descriptor, name = tempfile.mkstemp(prefix="stderr-", dir=workdir)
+    kept = os.dup(2)
+    os.dup2(descriptor, 2)
+    try:
+        yield Path(name)
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(descriptor)
+        os.write(2, _read(Path(name))[-4000:].encode())
+
+
+def _read(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(1 << 20).decode(errors="replace")

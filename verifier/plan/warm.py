@@ -1,0 +1,37 @@
+"""Preload of the trace server: importing this module does, once, what every trace would otherwise pay for.
+
+An import with side effects on purpose, since a server preloads by module name. It computes Triton's cache key
+(a hash over its own files, about half the time of a small trace), asks the assembler for its version and
+imports what Triton imports late.
+Nothing is compiled here: the compiler's threads would not survive the fork.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+
+from triton.backends.compiler import GPUTarget
+from triton.compiler.compiler import make_backend
+from triton.runtime import cache
+
+import verifier.plan.trace  # noqa: F401 - part of the preload
+from verifier.plan.target import TARGETS
+
+_LATE = (
+    "triton.experimental.gluon.nvidia.hopper",
+    "triton.language.extra.cuda.libdevice",
+    "triton.language.extra.libdevice",
+)
+
+
+def _warm() -> None:
+    for name in _LATE:
+        if importlib.util.find_spec(name.rpartition(".")[0]) is not None:
+            importlib.import_module(name)
+    cache.triton_key()
+    for target in TARGETS.values():
+        make_backend(GPUTarget("cuda", target.capability, target.warp_size)).hash()
+
+
+_warm()
