@@ -1,0 +1,202 @@
+"""Entry point of the sandbox: `verifier.profile.job:profile_job` reads a plan and gives reports, estimates
+and advice.
+
+It runs in a confined child of its own. It never imports the candidate; plan, cubins and TTIR are data that an
+untrusted process wrote, so they pass `read_plan` first. Errors: PlanError for a malformed plan, CubinError
+for a cubin that the tools cannot read. TTIR that cannot be followed is no error: that launch counts one pass
+over its buffers and is flagged.
+
+Disassembly costs about half a second a cubin, nearly all of it the tool's start. It is done once per distinct
+cubin, two at a time, and of an autotuned launch only for the `_REFINED` alternatives that are fastest without
+it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from verifier.plan.reader import read_plan
+from verifier.plan.schema import Alternative, AtenStep, KernelImage, LaunchStep, Plan, Program
+from verifier.profile import cubin, ttir
+from verifier.profile.diagnosis import diagnose
+from verifier.profile.estimate import estimate_launch
+from verifier.profile.roofline import L2, StepTime, estimate_library
+from verifier.profile.rules import TimedLaunch, TimedLibrary
+from verifier.profile.steps import Kernel, WorkCache, kernel_of, launch_facts, library_call
+from verifier.profile.target import Target, get_target
+from verifier.verdict import Estimate, KernelReport, LaunchEstimate, LaunchReport
+
+_REFINED = 3
+_THREADS = 2
+_BASE = "base/"
+
+Timed = TimedLaunch | TimedLibrary
+
+
+def profile_job(
+    payload: Mapping[str, Any], blobs: Mapping[str, bytes], workdir: Path
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """`payload`: {"target": name, "plan": plan JSON, "base": plan JSON or null}; `blobs` as the trace gave
+    them, the base's under `base/`.
+
+    Value: {"kernels": [KernelReport], "launches": [LaunchReport] of the first workload, "estimates":
+    [Estimate], "diagnosis": [Diagnostic]}. `base_seconds` is 0 where the base has no program of that name. No
+    blobs.
+    """
+    target = get_target(str(payload["target"]))
+    own = {name: data for name, data in blobs.items() if not name.startswith(_BASE)}
+    profile = Profile(read_plan(payload["plan"], own), own, target, Path(workdir))
+    base: dict[str, float] = {}
+    if payload.get("base") is not None:
+        other = {name.removeprefix(_BASE): data for name, data in blobs.items() if name.startswith(_BASE)}
+        reference = Profile(read_plan(payload["base"], other), other, target, Path(workdir))
+        base = {p.workload: sum(s.time.seconds for s in reference.steps(p)) for p in reference.plan.programs}
+    timed = {program.workload: profile.steps(program) for program in profile.plan.programs}
+    first = next(iter(timed.values()))
+    value = {
+        "kernels": [k.model_dump(mode="json") for k in profile.reports()],
+        "launches": [s.launch.model_dump(mode="json") for s in first if isinstance(s, TimedLaunch)],
+        "estimates": [
+            _estimate(workload, steps, base.get(workload, 0.0)).model_dump(mode="json")
+            for workload, steps in timed.items()
+        ],
+        "diagnosis": [d.model_dump(mode="json") for d in diagnose(list(timed.values()), target)],
+    }
+    return value, {}
+
+
+def _estimate(workload: str, steps: Sequence[Timed], base_seconds: float) -> Estimate:
+    launches = tuple(
+        LaunchEstimate(
+            name=s.time.name,
+            seconds=s.time.seconds,
+            bound=s.time.bound,
+            bytes=s.time.bytes,
+            flops=s.time.flops,
+        )
+        for s in steps
+        if s.time.launches
+    )
+    total = sum(s.time.seconds for s in steps)
+    return Estimate(workload=workload, seconds=total, base_seconds=base_seconds, launches=launches)
+
+
+class Profile:
+    """One plan with the files of its kernels, read on demand."""
+
+    def __init__(self, plan: Plan, blobs: Mapping[str, bytes], target: Target, workdir: Path) -> None:
+        self.plan = plan
+        self._blobs = blobs
+        self._target = target
+        self._workdir = workdir
+        self._kernels: dict[str, Kernel] = {}
+        self._works = WorkCache()
+        for sha, image in plan.kernels.items():
+            self._kernels[sha] = self._read(sha, image)
+
+    def reports(self) -> tuple[KernelReport, ...]:
+        """All kernels of the plan, in the plan's order."""
+        return tuple(_kernel_report(k) for k in self._kernels.values())
+
+    def steps(self, program: Program) -> list[Timed]:
+        """Every forward step with its time; of an autotuned launch the fastest alternative."""
+        l2 = L2(self._target)
+        timed: list[Timed] = []
+        for step in program.forward:
+            if isinstance(step, AtenStep):
+                call = library_call(step, program, self.plan.flags)
+                timed.append(TimedLibrary(call.name, estimate_library(call, self._target, l2), step.line))
+            else:
+                timed.append(self._launch(step, program, l2))
+        return timed
+
+    def _launch(self, step: LaunchStep, program: Program, l2: L2) -> TimedLaunch:
+        chosen, _ = self._fastest(step.alternatives, program, l2)
+        kernel = self._kernels[chosen.kernel]
+        facts = launch_facts(kernel, chosen, program, self._works)
+        time = estimate_launch(facts, self._target, l2)
+        if len(step.alternatives) > 1:
+            time = replace(time, name=f"{time.name} [{_config(chosen)}]")
+        report = _launch_report(step, chosen, kernel, self._target)
+        return TimedLaunch(facts, time, _kernel_report(kernel), report, kernel.resources, kernel.image.line)
+
+    def _fastest(self, alternatives: Sequence[Alternative], program: Program, l2: L2) -> tuple[Alternative, StepTime]:
+        """Rough times of all alternatives, then exact ones of the best few."""
+        ranked = self._ranked(alternatives, program, l2)[:_REFINED]
+        self._disassemble({a.kernel for a, _ in ranked})
+        return self._ranked([a for a, _ in ranked], program, l2)[0]
+
+    def _ranked(
+        self, alternatives: Iterable[Alternative], program: Program, l2: L2
+    ) -> list[tuple[Alternative, StepTime]]:
+        times = []
+        for alternative in alternatives:
+            facts = launch_facts(self._kernels[alternative.kernel], alternative, program, self._works)
+            times.append((alternative, estimate_launch(facts, self._target, l2.copy())))
+        return sorted(times, key=lambda pair: pair[1].seconds)
+
+    def _read(self, sha: str, image: KernelImage) -> Kernel:
+        path = cubin.write_cubin(self._blobs[f"{sha}.cubin"], self._workdir, sha)
+        resources = cubin.read_resources(path, image.name)
+        try:
+            module = ttir.parse(self._blobs[f"{image.ttir}.ttir"].decode("utf-8", "replace"))
+        except ttir.TtirError:
+            module = None
+        return kernel_of(image, resources, module, None, self._target)
+
+    def _disassemble(self, wanted: set[str]) -> None:
+        missing = sorted(sha for sha in wanted if self._kernels[sha].sass is None)
+        if not missing:
+            return
+        with ThreadPoolExecutor(_THREADS) as pool:
+            found = list(pool.map(self._sass, missing))
+        for sha, sass in zip(missing, found, strict=True):
+            self._kernels[sha] = replace(self._kernels[sha], sass=sass)
+
+    def _sass(self, sha: str) -> cubin.Sass:
+        return cubin.read_sass(self._workdir / f"{sha}.cubin", self._kernels[sha].image.name)
+
+
+def _config(chosen: Alternative) -> str:
+    """The configuration without what was left at its default."""
+    parts = chosen.config.split(", ")
+    return ", ".join(p for p in parts if not p.endswith(": None") and p != "num_ctas: 1")
+
+
+def _kernel_report(kernel: Kernel) -> KernelReport:
+    image, resources = kernel.image, kernel.resources
+    return KernelReport(
+        name=image.name,
+        cubin=image.cubin,
+        registers=resources.registers,
+        spill_bytes=resources.stack,
+        shared_bytes=image.shared + max(0, resources.shared - 1024),
+        num_warps=image.num_warps,
+        num_stages=image.num_stages,
+        num_ctas=image.num_ctas,
+        blocks_per_sm=kernel.occupancy.blocks,
+        occupancy=kernel.occupancy.fraction,
+        limiter=kernel.occupancy.limiter,
+        instructions=dict(kernel.sass.instructions) if kernel.sass is not None else {},
+    )
+
+
+def _launch_report(step: LaunchStep, chosen: Alternative, kernel: Kernel, target: Target) -> LaunchReport:
+    """Waves and tail count blocks: a program of a cluster is `num_ctas` blocks."""
+    blocks = math.prod(chosen.grid) * kernel.image.num_ctas
+    waves = blocks / (target.multiprocessors * max(1, kernel.occupancy.blocks))
+    return LaunchReport(
+        kernel=kernel.image.name,
+        cubin=kernel.image.cubin,
+        grid=chosen.grid,
+        threads=kernel.image.num_warps * 32,
+        waves=waves,
+        tail=min(1.0, max(0.0, 1 - waves / math.ceil(waves))) if waves > 0 else 0.0,
+        line=step.line,
+        alternatives=len(step.alternatives),
+    )
