@@ -1,0 +1,1 @@
+"""Leases of workers: where the blocking parts of a verdict run."""
