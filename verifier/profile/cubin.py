@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
+from verifier.profile.loops import Loop, Row, find_loops
 from verifier.profile.target import Target
 
 _MAX_CUBIN = 64 << 20
@@ -28,8 +29,7 @@ _MAX_OUTPUT = 128 << 20
 _RESOURCES = re.compile(r"Function ([^\s:]+):\s*\n\s*(REG:.*)")
 _FIELD = re.compile(r"([A-Z]+)(?:\[\d+\])?:(\d+)")
 _FUNCTION = re.compile(r"^\s*Function : (\S+)\s*$", re.M)
-_INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]{4,8})\*/\s+(?:@!?U?PT?\d*\s+)?([A-Z][A-Z0-9_.]*)([^;]*);", re.M)
-_BRANCH_TARGET = re.compile(r"0x([0-9a-f]+)\s*$")
+_INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]{4,8})\*/\s+(@!?U?PT?\d*\s+)?([A-Z][A-Z0-9_.]*)([^;]*);", re.M)
 
 _TENSOR = frozenset(
     {"HGMMA", "HMMA", "IMMA", "QGMMA", "QMMA", "DMMA", "IGMMA", "UTCHMMA", "UTCQMMA", "UTCIMMA", "OMMA"}
@@ -64,20 +64,6 @@ class Resources:
     """Local memory per thread, bytes: spills, stack arrays and calls."""
     shared: int
     """Static shared memory per block, bytes; includes what the driver reserves."""
-
-
-@dataclass(frozen=True, slots=True)
-class Loop:
-    """One loop of the machine code; counts include inner loops."""
-
-    start: int
-    end: int
-    depth: int
-    instructions: Mapping[str, int]
-
-    @property
-    def total(self) -> int:
-        return sum(self.instructions.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,13 +146,13 @@ def parse_sass(text: str, kernel: str) -> Sass:
     bodies = dict(zip(parts[1::2], parts[2::2], strict=True))
     if kernel not in bodies:
         raise CubinError(f"the disassembly has no kernel {kernel!r}")
-    rows = [(int(a, 16), op, rest) for a, op, rest in _INSTRUCTION.findall(bodies[kernel]) if op != "NOP"]
+    rows = [Row(int(a, 16), p, op, rest) for a, p, op, rest in _INSTRUCTION.findall(bodies[kernel]) if op != "NOP"]
     if not rows:
         raise CubinError(f"the disassembly of {kernel!r} has no instruction")
     return Sass(
-        instructions=dict(Counter(group_of(op) for _, op, _ in rows).most_common()),
-        loops=_find_loops(rows),
-        opcodes=dict(Counter(op for _, op, _ in rows).most_common()),
+        instructions=dict(Counter(group_of(row.opcode) for row in rows).most_common()),
+        loops=find_loops(rows, group_of),
+        opcodes=dict(Counter(row.opcode for row in rows).most_common()),
     )
 
 
@@ -187,22 +173,6 @@ def _width(opcode: str) -> int:
     """Bits per lane of a global access."""
     found = re.search(r"\.(?:U|S)?(8|16|64|128)(?:\.|$)", opcode)
     return int(found.group(1)) if found else 32
-
-
-def _find_loops(rows: list[tuple[int, str, str]]) -> tuple[Loop, ...]:
-    ranges: dict[int, int] = {}
-    for address, opcode, rest in rows:
-        target = _BRANCH_TARGET.search(rest)
-        if opcode.startswith("BRA") and target and int(target.group(1), 16) < address:
-            start = int(target.group(1), 16)
-            ranges[start] = max(ranges.get(start, 0), address)
-    loops = []
-    for start, end in sorted(ranges.items()):
-        body = Counter(group_of(op) for address, op, _ in rows if start <= address <= end)
-        if sum(body.values()) < 10 and set(body) <= {"barrier", "branch", "integer and other"}:
-            continue
-        loops.append((start, end, dict(body)))
-    return tuple(Loop(s, e, sum(1 for s2, e2, _ in loops if s2 <= s and e <= e2), body) for s, e, body in loops)
 
 
 def occupancy(target: Target, *, registers: int, shared: int, warps: int) -> Occupancy:
