@@ -119,7 +119,7 @@ class OpenAICompatible:
     async def _loop(
         self, client: openai.AsyncOpenAI, request: ModelRequest, key: _Secret
     ) -> tuple[Answer, tuple[HttpAttempt, ...]]:
-        quirks, tried, attempts = self.quirks, {self.quirks}, list[HttpAttempt]()
+        quirks, tried, attempts, unreached = self.quirks, {self.quirks}, list[HttpAttempt](), 0
         for number in range(self.retry.attempts):
             started = time.monotonic()
             body = request_body(self.profile, request, quirks, stream=self.profile.stream)
@@ -129,7 +129,8 @@ class OpenAICompatible:
             if lesson is not None and lesson[0] not in tried:
                 quirks, again = lesson[0], True
                 tried.add(quirks)
-            again = again and number + 1 < self.retry.attempts
+            unreached = 0 if response.sent else unreached + 1
+            again = again and number + 1 < self.retry.attempts and unreached < self.retry.unreached
             wait = (
                 self.retry.wait(request.digest, number, response.retry_after)
                 if again and response.retried

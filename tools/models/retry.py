@@ -20,6 +20,8 @@ class RetryPolicy:
     attempts: int = 6
     first_wait: float = 1.0
     longest_wait: float = 60.0
+    unreached: int = 3
+    """Attempts in a row that made no connection, after which nobody seems to listen."""
 
     def wait(self, seed: str, attempt: int, retry_after: float | None) -> float:
         """Seconds before attempt `attempt + 1` (0-based): the server's wish, capped, or doubling with jitter.

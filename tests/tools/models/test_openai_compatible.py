@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tools.metering import Usage
-from tools.models.base import Completion, HttpAttempt, ModelError, ModelProfile, ModelRequest
+from tools.models.base import Completion, HttpAttempt, Message, ModelError, ModelProfile, ModelRequest
 from tools.models.openai_compatible import LARGEST_BODY, OpenAICompatible
 from tools.models.replies import Reply
 from tools.models.retry import RetryPolicy
@@ -304,3 +304,12 @@ def test_only_our_headers_go_out(talk: Callable[..., Talk], monkeypatch: pytest.
     assert "authorization" not in headers
     assert [name for name in headers if name.startswith(("x-", "openai"))] == ["x-stainless-raw-response"]
     assert os.environ["OPENAI_API_KEY"] == "sk-foreign"
+
+
+async def test_a_server_that_nobody_runs_is_given_up_soon() -> None:
+    model = OpenAICompatible(
+        ModelProfile(name="gone", model="m", base_url="http://127.0.0.1:9/v1"), retry=RetryPolicy(first_wait=0.01)
+    )
+    with pytest.raises(ModelError, match="3 HTTP attempts") as raised:
+        await model.complete(ModelRequest(id="a0001/1", messages=(Message(role="user", content="x"),)))
+    assert [attempt.sent for attempt in raised.value.attempts] == [False, False, False]

@@ -56,8 +56,10 @@ class Build:
 
     @property
     def precision(self) -> str:
-        """Last argument of tl.dot for fp32 operands."""
-        return "" if self.genome.operands == "input" else f', input_precision="{self.genome.operands}"'
+        """Last argument of tl.dot for fp32 operands. Plain TF32 is a choice, never the default of fp32 inputs."""
+        if self.genome.operands == "input":
+            return "" if self.task.half else ', input_precision="tf32x3"'
+        return f', input_precision="{self.genome.operands}"'
 
     @property
     def scaled_queries(self) -> bool:

@@ -102,7 +102,7 @@ MISTAKES: Mapping[str, Mistake] = {
     "truncated": Mistake(0.7, frozenset({"unparsable"})),
 }
 
-COUNT_WEIGHTS = (52, 36, 12)
+COUNT_WEIGHTS = (45, 41, 14)
 """Weights of 0, 1 and 2 mistakes in a draft."""
 
 

@@ -20,10 +20,10 @@ def strides(tensors: str) -> str:
     return "\n".join(f"stride_{x}b, stride_{x}h, stride_{x}s, stride_{x}d," for x in tensors)
 
 
-def sizes(b: Build, *, scale: bool = True) -> str:
+def sizes(b: Build) -> str:
     """Scalar parameters of a kernel that computes scores."""
     names = ["H", "S"]
-    if scale and not b.slip("no_scale"):
+    if not b.slip("no_scale"):
         names.append("scale")
     names += [p.name for p in b.task.parameters]
     return ", ".join(names) + ",\n" + ("D," if b.slip("runtime_arange") else "D: tl.constexpr,")
@@ -35,7 +35,7 @@ def arguments(b: Build) -> str:
     return ", ".join(values + [p.value for p in b.task.parameters]) + ","
 
 
-def program(b: Build, rows: str = "BLOCK_M") -> str:
+def program(b: Build) -> str:
     """Which rows of which (batch, head) pair this program owns."""
     tile, pair = ("1", "0") if b.genome.programs == "heads_first" else ("0", "1")
     index = f"tl.program_id({tile})"
@@ -46,7 +46,7 @@ row_tile = {index}
 pair = tl.program_id({pair})
 batch = (pair // H).to(tl.int64)
 head = pair % H
-rows = row_tile * {rows} + tl.arange(0, {rows})
+rows = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)
 dims = tl.arange(0, D)
 """
 
@@ -147,8 +147,7 @@ def _unscaled(b: Build) -> bool:
 def _scale(b: Build) -> str:
     if _unscaled(b):
         return ""
-    early = b.scaled_queries
-    return " * scale" if not early or b.slip("scale_twice") else ""
+    return " * scale" if not b.scaled_queries or b.slip("scale_twice") else ""
 
 
 def _modified(b: Build) -> list[str]:

@@ -23,7 +23,7 @@ def many(operator: str, *attempts: tuple[Genome, str]) -> list[Genome]:
 
 def test_about_half_of_the_drafts_carry_no_mistake() -> None:
     clean = sum(not g.mistakes for g in many("draft"))
-    assert 0.40 <= clean / REPEATS <= 0.62
+    assert 0.36 <= clean / REPEATS <= 0.55
 
 
 def test_every_mistake_is_drawn_somewhere() -> None:

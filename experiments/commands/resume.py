@@ -1,0 +1,24 @@
+"""`warpsmith resume RUN`: go on with a stopped, killed or waiting run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from experiments.commands import flags
+
+HELP = "go on with a stopped or waiting run"
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--answers", type=Path, metavar="FILE", help="batch results, OpenAI batch output format")
+    flags.searching(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from experiments.api import open_run
+    from experiments.session import run_session
+
+    folder = open_run(args.run)
+    return run_session(folder, answers=args.answers, workers=args.workers, quiet=args.quiet)

@@ -1,0 +1,100 @@
+"""What this machine gives the judge. Each fact is probed, none is assumed.
+
+`missing` means that nothing can be judged here.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from verifier.verdict import Record
+
+
+class Fact(Record):
+    name: str
+    state: Literal["ok", "limited", "missing"]
+    text: str
+
+
+def examine() -> list[Fact]:
+    """All facts, the basic ones first. Takes a second or two: it imports Triton and starts a confined worker."""
+    return [
+        _python(),
+        *(_package(name) for name in ("torch", "triton", "langgraph", "openai", "numpy")),
+        _assembler(),
+        _gpu(),
+        _memory(),
+        _disk(),
+        *_isolation(),
+        *_not_protected(),
+    ]
+
+
+def _python() -> Fact:
+    fits = sys.version_info >= (3, 11) and platform.machine() == "x86_64" and sys.platform == "linux"
+    text = (
+        f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, kernel {platform.release()}"
+    )
+    return Fact(name="platform", state="ok" if fits else "missing", text=text)
+
+
+def _package(name: str) -> Fact:
+    try:
+        return Fact(name=name, state="ok", text=version(name))
+    except PackageNotFoundError:
+        return Fact(name=name, state="missing", text="not installed: run `make install`")
+
+
+def _assembler() -> Fact:
+    from triton import knobs
+
+    missing = [
+        tool for tool in ("ptxas", "cuobjdump", "nvdisasm") if not Path(getattr(knobs.nvidia, tool).path).exists()
+    ]
+    if missing:
+        return Fact(name="assembler", state="missing", text=f"Triton's wheel lacks {', '.join(missing)}")
+    return Fact(name="assembler", state="ok", text=f"ptxas {knobs.nvidia.ptxas.version}, from Triton's wheel")
+
+
+def _gpu() -> Fact:
+    if os.path.exists("/dev/nvidiactl"):
+        return Fact(
+            name="gpu", state="limited", text="an NVIDIA GPU is here; this version judges on the CPU and estimates time"
+        )
+    return Fact(
+        name="gpu", state="limited", text="none: correctness is the interpreter's and every time is an estimate"
+    )
+
+
+def _memory() -> Fact:
+    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return Fact(name="memory", state="ok" if gib >= 4 else "limited", text=f"{gib:.0f} GiB, {os.cpu_count()} cores")
+
+
+def _disk() -> Fact:
+    free = shutil.disk_usage(".").free / 2**30
+    return Fact(name="disk", state="ok" if free >= 1 else "limited", text=f"{free:.0f} GiB free here")
+
+
+def _isolation() -> list[Fact]:
+    from verifier.sandbox.zygote import isolation_gaps
+
+    gaps = isolation_gaps()
+    if not gaps:
+        return [Fact(name="isolation", state="ok", text="every layer of the sandbox is available")]
+    return [Fact(name="isolation", state="limited", text=gap) for gap in gaps]
+
+
+def _not_protected() -> list[Fact]:
+    """The list in the sandbox's own docstring, which is where it is kept."""
+    from verifier.sandbox import confine
+
+    listed = (confine.__doc__ or "").partition("What this does NOT protect against:")[2]
+    items = [" ".join(item.split()) for item in listed.split("\n- ")[1:]]
+    return [Fact(name="not protected", state="limited", text=item) for item in items]

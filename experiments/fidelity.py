@@ -1,0 +1,243 @@
+"""Can the trace follow what models really write? Traces folders of answers and says why each refusal happened.
+
+    python -m experiments.fidelity FOLDER... --kernelbench KernelBench --out results.json
+
+A folder holds answers of one model, named as KernelBench names them (`level_2_problem_12_sample_0_kernel.py`),
+each defining `ModelNew`. They are the user's own; nothing is shipped. Each answer is traced as the judge traces
+it, its plan is read strictly and audited, and its row goes to `--out` at once: a run that was stopped goes on
+where it was. Nothing runs on a GPU, so a row says what the trace found, not whether that is true.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from experiments.kernelbench import load_kernelbench
+from verifier.errors import ProblemError, UsageError, WarpsmithError
+from verifier.judge import COMPILE_PRELOAD, INSPECT_JOB, TRACE, TRACE_JOB
+from verifier.loader import read_inspection
+from verifier.plan.audit import audit, library_steps
+from verifier.plan.reader import PlanError, read_plan
+from verifier.problem import Problem
+from verifier.sandbox.zygote import JobResult, Zygote
+from verifier.verdict import Record
+
+Kind = Literal["traced", "candidate", "untraceable", "ours"]
+
+_NAME = re.compile(r"level_?(\d+)_problem_(\d+)(?:_sample_(\d+))?.*\.py")
+_OURS = re.compile(
+    r"(?i:fake (?:CUDA )?tensor|FakeTensorMode|meta tensor|not compiled with CUDA|Could not run 'aten::|"
+    r"NVIDIA driver|libcuda|verifier[./]|torch_dispatch__|not implemented for 'cuda')"
+)
+"""Words of the fake device in an exception: the candidate may be right and the disguise wrong."""
+
+
+class Answer(Record):
+    """One file of a folder."""
+
+    path: Path
+    folder: str
+    problem: str
+    """For example `kernelbench:level2/12`."""
+
+
+class Row(Record):
+    """What the trace said of one answer."""
+
+    folder: str
+    file: str
+    problem: str
+    status: str
+    """Of the trace: `ok`, `compile_error`, ...; `rejected` when only the audit objects, `malformed` when the plan
+    cannot be read; `timeout`, `memory`, `crash` or `error` when the job gave no answer; `problem` when the
+    problem's arguments cannot be had."""
+    kind: Kind
+    """Traced, or whose refusal it is: the candidate's own error, the method's (untraceable) or ours."""
+    code: str = ""
+    message: str = ""
+    line: int | None = None
+    seconds: float = 0.0
+    """Wall seconds of the job: fork, trace, compilation and the way back."""
+    launches: int = 0
+    library_steps: int = 0
+
+
+Inspect = Callable[[Problem], Mapping[str, Any]]
+
+
+def find_answers(folder: Path) -> Iterator[Answer]:
+    """Answers of a folder by level, problem and sample. Raises UsageError when there are none."""
+    found = [(match, path) for path in folder.glob("*.py") if (match := _NAME.fullmatch(path.name))]
+    if not found:
+        raise UsageError(
+            f"{folder} holds no answers",
+            next_step="name them like level_2_problem_12_sample_0_kernel.py, one folder per model",
+        )
+    for match, path in sorted(found, key=lambda f: [int(n or 0) for n in f[0].groups()]):
+        yield Answer(path=path, folder=folder.name, problem=f"kernelbench:level{match[1]}/{match[2]}")
+
+
+def _row(zygote: Zygote, inspect: Inspect, answer: Answer, problem: Problem) -> Row:
+    """Traces one answer. A problem that cannot be inspected here, for want of a module perhaps, is ours."""
+    try:
+        return examine(zygote, answer, problem, inspect(problem))
+    except ProblemError as error:
+        why = {"status": "problem", "kind": "ours", "code": "problem", "message": str(error)[:500]}
+        return Row.model_validate({**_where(answer), **why})
+
+
+def _where(answer: Answer) -> dict[str, str]:
+    return {"folder": answer.folder, "file": answer.path.name, "problem": answer.problem}
+
+
+def examine(zygote: Zygote, answer: Answer, problem: Problem, workload: Mapping[str, Any]) -> Row:
+    """Traces one answer. `workload` is what `inspect_job` said of the problem's arguments."""
+    source = answer.path.read_text(encoding="utf-8", errors="replace")
+    payload = {
+        "source": source, "filename": "candidate.py", "class": "ModelNew", "target": "sm_90a",
+        "workloads": [{"name": problem.workloads[0].name, **workload}],
+    }  # fmt: skip
+    job = zygote.run(TRACE_JOB, payload, limits=TRACE)
+    return Row.model_validate({**_where(answer), "seconds": job.seconds, **_judged(job, problem, source)})
+
+
+def _judged(job: JobResult, problem: Problem, source: str) -> dict[str, Any]:
+    """The rest of a row. Raises nothing: an answer that nobody can read is ours."""
+    if job.outcome != "ok":
+        return {"status": job.outcome, "kind": "ours", "code": job.outcome, "message": job.error[:500]}
+    status = str(job.value["status"])
+    if status != "ok":
+        first = job.value["diagnostics"][0]
+        return {"status": status, "kind": kind_of(status, first), **_first(first)}
+    try:
+        plan = read_plan(job.value["plan"], job.blobs)
+        findings = audit(plan, problem, source)
+    except (PlanError, ValidationError) as wrong:
+        return {"status": "malformed", "kind": "ours", "code": "malformed-plan", "message": str(wrong)[:500]}
+    objection = next((f for f in findings if f.severity == "error"), None)
+    program = plan.programs[0]
+    counts = {"launches": len(program.launches()), "library_steps": sum(library_steps(program).values())}
+    if objection is None:
+        return {"status": "ok", "kind": "traced", **counts}
+    return {"status": "rejected", "kind": "traced", **counts, **_first(objection.model_dump())}
+
+
+def kind_of(status: str, first: Mapping[str, Any]) -> Kind:
+    """Whose refusal it is, as far as the first diagnostic tells.
+
+    An exception without a line of the candidate's file, or in words of the fake device, may be ours: a person
+    reads it.
+    """
+    if status == "untraceable":
+        return "untraceable"
+    if status == "runtime_error" and (first["line"] is None or _OURS.search(first["message"])):
+        return "ours"
+    return "candidate"
+
+
+def _first(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {"code": found["code"], "message": found["message"][:500], "line": found["line"]}
+
+
+def inspector(zygote: Zygote) -> Inspect:
+    """`inspect_job` on a problem's only workload, remembered. The function raises ProblemError."""
+    known: dict[str, Mapping[str, Any]] = {}
+
+    def inspect(problem: Problem) -> Mapping[str, Any]:
+        if problem.id not in known:
+            payload = {"problem": problem.model_dump(mode="json"), "workload": problem.workloads[0].name}
+            job = zygote.run(INSPECT_JOB, payload, confined=False)
+            if job.outcome != "ok":
+                raise ProblemError(f"inspecting it: {job.outcome}: {job.error[:300]}", file=problem.file)
+            value = read_inspection(job.value)
+            known[problem.id] = {key: value[key] for key in ("init", "init_kwargs", "inputs")}
+        return known[problem.id]
+
+    return inspect
+
+
+def run(folders: Sequence[Path], checkout: Path, out: Path) -> list[Row]:
+    """Rows of all answers, those in `out` as they are and the others traced now. Raises WarpsmithError."""
+    rows = {(row.folder, row.file): row for row in read_rows(out)}
+    waiting = [a for f in folders for a in find_answers(f) if (a.folder, a.path.name) not in rows]
+    if waiting:
+        with Zygote(preload=COMPILE_PRELOAD) as zygote:
+            inspect = inspector(zygote)
+            for number, answer in enumerate(waiting, 1):
+                row = _row(zygote, inspect, answer, load_kernelbench(answer.problem, checkout))
+                rows[row.folder, row.file] = row
+                write_rows(out, rows.values())
+                print(f"{number}/{len(waiting)} {row.folder} {row.file}: {row.status}", file=sys.stderr)
+    names = {f.name for f in folders}
+    return [row for row in rows.values() if row.folder in names]
+
+
+def read_rows(out: Path) -> list[Row]:
+    """Rows of a results file; none when there is no file."""
+    if not out.exists():
+        return []
+    return [Row.model_validate(row) for row in json.loads(out.read_text())["rows"]]
+
+
+def write_rows(out: Path, rows: Iterable[Row]) -> None:
+    """The whole file at once, so that a stopped run leaves the old or the new one."""
+    versions = {name: version(name) for name in ("torch", "triton")}
+    value = {"target": "sm_90a", "versions": versions, "rows": [row.model_dump(mode="json") for row in rows]}
+    part = out.with_suffix(".part")
+    part.write_text(json.dumps(value, indent=1))
+    os.replace(part, out)
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """Answers and trace seconds per folder, and in it per kind, status and code, the most frequent first."""
+    made = Table("folder", "outcome", "code", "answers", "median s", "p90 s")
+    for folder in dict.fromkeys(row.folder for row in rows):
+        mine = [row for row in rows if row.folder == folder]
+        made.add_row(folder, "all", "", *_times(mine))
+        for (kind, status, code), _ in Counter((r.kind, r.status, r.code) for r in mine).most_common():
+            same = [r for r in mine if (r.kind, r.status, r.code) == (kind, status, code)]
+            made.add_row("", f"{kind}: {status}", code, *_times(same))
+    return made
+
+
+def _times(rows: Sequence[Row]) -> tuple[str, str, str]:
+    """Count, median and 90th percentile (nearest rank) of the seconds."""
+    ordered = sorted(row.seconds for row in rows)
+    p90 = ordered[-(-9 * len(ordered) // 10) - 1]
+    return str(len(ordered)), f"{statistics.median(ordered):.2f}", f"{p90:.2f}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    about = (__doc__ or "").splitlines()[0]
+    parser = argparse.ArgumentParser(prog="python -m experiments.fidelity", description=about)
+    add = parser.add_argument
+    add("folders", nargs="+", type=Path, metavar="FOLDER", help="a folder of answers")
+    add("--kernelbench", type=Path, required=True, metavar="PATH", help="your checkout of KernelBench")
+    add("--out", type=Path, required=True, metavar="FILE", help="results as JSON; rows in it are kept")
+    chosen = parser.parse_args(arguments)
+    try:
+        rows = run(chosen.folders, chosen.kernelbench, chosen.out)
+    except WarpsmithError as error:
+        print(f"error: {error}\n{error.next_step}".rstrip(), file=sys.stderr)
+        return error.exit_code
+    Console().print(table(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

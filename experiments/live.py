@@ -1,0 +1,157 @@
+"""The live view of a search: attempts, the best so far, the budget.
+
+It reads journal events and decides nothing. A reader that goes away (`| head`) ends the view, never the search.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console, Group
+from rich.live import Live as Screen
+from rich.markup import escape
+from rich.table import Column, Table
+from rich.text import Text
+
+from agent.budget import Ledger, amounts
+from agent.run_folder import Manifest, RunFolder
+from agent.search import Reason, Summary
+from experiments.tables import COLOURS, speedup
+
+ROWS = 14
+"""Attempts shown at once, the newest last."""
+_UNFINISHED = (Reason.WAITING, Reason.INTERRUPTED)
+
+
+class Live:
+    """A context manager whose `see` takes the events of `agent.search.search`.
+
+    Plain lines where there is no terminal.
+    """
+
+    def __init__(self, manifest: Manifest, past: Iterable[Mapping[str, Any]] = ()) -> None:
+        """`past` are the events of earlier sessions."""
+        self._manifest = manifest
+        self._console = Console()
+        self._rows: dict[str, dict[str, Any]] = {}
+        self._ledger = Ledger(manifest.budget)
+        self._best: float | None = None
+        self._started = time.monotonic()
+        self._before = 0.0
+        self._note = ""
+        self._screen = Screen(console=self._console, refresh_per_second=4, get_renderable=self._render)
+        for event in past:
+            self._take(event)
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._screen.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._console.is_terminal:
+            self._screen.__exit__(kind, error, trace)
+
+    def see(self, event: Mapping[str, Any]) -> None:
+        """Takes one event."""
+        self._take(event)
+        if event["t"] == "outcome" and not self._console.is_terminal:
+            name, status, gain = event["attempt"], event["status"], speedup(event["score"])
+            say(f"{name}  {self._rows[name]['operator']:<9}  {status:<13}  {gain:>8}  {self._budget()}")
+
+    def stopping(self, at_once: bool) -> None:
+        """Says that a request to stop was heard."""
+        self._note = "stopping now" if at_once else "stopping after the current stage; Ctrl-C again stops now"
+        if not self._console.is_terminal:
+            print(self._note, file=sys.stderr)
+
+    def _take(self, event: Mapping[str, Any]) -> None:
+        self._ledger.apply(event)
+        match event["t"]:
+            case "begin":
+                self._before = event["wall"]
+            case "ask":
+                for made in event["proposals"]:
+                    self._row(made["attempt"], operator=made["operator"], parents=" ".join(made["parents"]))
+            case "init":
+                self._row("a0000", operator="init", parents="")
+            case "stage":
+                self._row(event["attempt"], stage=event["stage"])
+            case "wait":
+                self._row(event["attempt"], stage="waits for an answer")
+            case "verdict":
+                self._row(event["attempt"], status=event["status"], score=event["score"])
+            case "outcome":
+                self._ended(event)
+
+    def _row(self, attempt: str, **values: Any) -> None:
+        self._rows.setdefault(attempt, {"operator": "", "parents": "", "stage": "", "status": "", "score": None})
+        self._rows[attempt].update(values)
+
+    def _ended(self, event: Mapping[str, Any]) -> None:
+        self._row(event["attempt"], stage="", status=event["status"], score=event["score"])
+        if event["score"] is not None and (self._best is None or event["score"] > self._best):
+            self._best = event["score"]
+
+    def _budget(self) -> str:
+        wall = self._before + time.monotonic() - self._started
+        now = amounts(self._ledger.spent) | {"wall_seconds": wall}
+        parts = []
+        for axis, cap in self._manifest.budget.caps.items():
+            unit, name = (60, "minutes") if axis == "wall_seconds" else (1, axis)
+            parts.append(f"{now[axis] / unit:.4g} of {cap / unit:g} {name}")
+        return ", ".join(parts)
+
+    def _render(self) -> Group:
+        manifest = self._manifest
+        head = Text(f"{manifest.problem.name}  {manifest.strategy}  {manifest.model.name}", style="bold")
+        table = Table("attempt", "operator", "parents", "status", Column("speed-up, estimate", justify="right"))
+        for name, row in list(self._rows.items())[-ROWS:]:
+            status = row["stage"] or row["status"]
+            colour = "cyan" if row["stage"] else COLOURS.get(row["status"], "red")
+            table.add_row(
+                name, row["operator"], row["parents"], f"[{colour}]{escape(status)}[/]", speedup(row["score"])
+            )
+        foot = Text(f"best {speedup(self._best)} (estimate)   {self._budget()}")
+        return Group(head, table, foot, *([Text(self._note, style="yellow")] if self._note else []))
+
+
+def announce(folder: RunFolder, summary: Summary, report: Path) -> None:
+    """Says how a session ended and what to do next."""
+    say(f"ended: {summary.reason}, {summary.detail}; {summary.ended} attempts, {summary.spent.calls} model calls")
+    if summary.best is not None:
+        gain = speedup(summary.best.score)
+        say(f"best: {summary.best.attempt}, {gain} over the eager reference (an estimate: no GPU)")
+        say(f"kernel: {summary.best_file}")
+    else:
+        say("best: nothing correct was found" + (" yet" if summary.reason in _UNFINISHED else ""))
+    if not folder.manifest.model.is_language_model:
+        say("note: the sampler draws from hand-written templates; it is not a language model")
+    say(f"report: {report}")
+    if summary.reason is Reason.WAITING:
+        from experiments.handwork import instructions
+
+        say(instructions(folder))
+    elif summary.reason is Reason.INTERRUPTED:
+        say_next(folder)
+
+
+def say(text: str) -> None:
+    """Prints, and goes on in silence when nobody reads any more."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def say_next(folder: RunFolder) -> None:
+    """How to go on with a run that was stopped."""
+    print(f"go on with: warpsmith resume {folder.path}", file=sys.stderr)

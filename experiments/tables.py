@@ -1,0 +1,138 @@
+"""Tables for people. Estimates and measurements never share a column: each header names its kind."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from textwrap import indent
+
+from rich.console import Console
+from rich.markup import escape
+from rich.syntax import Syntax
+from rich.table import Table
+from rich.text import Text
+
+from experiments.doctor import Fact
+from verifier.problem import Problem
+from verifier.verdict import Diagnostic, Verdict
+
+COLOURS = {"correct": "green", "untested": "yellow"}
+
+
+def seconds(value: float) -> str:
+    """A duration with a fitting unit, three significant digits."""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if value >= scale:
+            return f"{value / scale:.3g} {unit}"
+    return f"{value / 1e-9:.3g} ns"
+
+
+def speedup(score: float | None) -> str:
+    """exp(score) as a factor, or a dash."""
+    return "-" if score is None else f"{math.exp(score):.2f}x"
+
+
+def visible(text: str) -> str:
+    """Control characters as `\\x1b`: a candidate's or a model's text must not drive the terminal."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def _plain(text: str) -> str:
+    return escape(visible(text))
+
+
+def print_verdict(verdict: Verdict) -> None:
+    """The verdict of `verify` for people."""
+    console = _console()
+    colour = COLOURS.get(verdict.status, "red")
+    console.print(f"[bold {colour}]{verdict.status}[/] at stage {verdict.stage}: {_plain(verdict.reason)}")
+    console.print(f"candidate {verdict.candidate}  problem {escape(verdict.problem)}  basis {verdict.basis}")
+    _diagnostics(console, verdict.diagnostics, said=verdict.reason)
+    _checks(console, verdict)
+    _kernels(console, verdict)
+    _estimates(console, verdict)
+    if verdict.profile:
+        _diagnostics(console, verdict.profile.diagnosis)
+    for gap in verdict.isolation:
+        console.print(f"[yellow]isolation:[/] {escape(gap)}")
+    console.print("seconds  " + "  ".join(f"{stage} {value:.2f}" for stage, value in verdict.seconds.items()))
+
+
+def _console() -> Console:
+    """Sentences wrap on a terminal and stay one line in a pipe."""
+    console = Console(highlight=False)
+    console.soft_wrap = not console.is_terminal
+    return console
+
+
+def _diagnostics(console: Console, found: Iterable[Diagnostic], said: str = "") -> None:
+    """`said` is a message that stands above already."""
+    for item in found:
+        where = f" line {item.line}" if item.line else ""
+        message = "" if item.message == said else f": {_plain(item.message)}"
+        if where or message or item.excerpt:
+            console.print(f"[bold]{item.severity}[/] {item.code}{where}{message}")
+        if item.excerpt:
+            console.print(Text(indent(visible(item.excerpt), "    "), style="dim"), soft_wrap=True)
+
+
+def _checks(console: Console, verdict: Verdict) -> None:
+    if not verdict.test or not verdict.test.checks:
+        return
+    table = Table("workload", "draw", "output", "error", "worst row", "limit", "passed")
+    for check in verdict.test.checks:
+        shown = ["-" if e is None else f"{e:.2e}" for e in (check.error, check.row_error)]
+        table.add_row(
+            check.workload, check.draw, str(check.output), *shown, f"{check.limit:.2e}", "yes" if check.passed else "no"
+        )
+    console.print(table)
+
+
+def _kernels(console: Console, verdict: Verdict) -> None:
+    if not verdict.compile or not verdict.compile.kernels:
+        return
+    table = Table("kernel", "regs", "spill B", "shared B", "warps", "stages", "occup.", "limiter")
+    for k in verdict.compile.kernels:
+        numbers = (k.registers, k.spill_bytes, k.shared_bytes, k.num_warps, k.num_stages)
+        table.add_row(_plain(k.name), *map(str, numbers), f"{k.occupancy:.0%}", k.limiter)
+    console.print(table)
+
+
+def _estimates(console: Console, verdict: Verdict) -> None:
+    if not verdict.profile or not verdict.profile.estimates:
+        return
+    table = Table("workload", "estimate", "eager reference, estimate", "ratio, estimate", "bound by")
+    for e in verdict.profile.estimates:
+        bound = max(e.launches, key=lambda part: part.seconds).bound if e.launches else "-"
+        table.add_row(
+            e.workload, seconds(e.seconds), seconds(e.base_seconds), f"{e.base_seconds / e.seconds:.2f}x", bound
+        )
+    console.print(table)
+
+
+def print_problems(rows: Iterable[tuple[str, str]]) -> None:
+    table = Table("problem", "title")
+    for name, title in rows:
+        table.add_row(name, title)
+    _console().print(table)
+
+
+def print_problem(problem: Problem) -> None:
+    console = _console()
+    console.print(f"[bold]{problem.name}[/]  {escape(problem.title)}")
+    console.print(f"precision {problem.precision}  baseline {problem.baseline}  library {problem.library}")
+    table = Table("workload", "roles", "constants", "weight")
+    for w in problem.workloads:
+        constants = ", ".join(f"{k}={v!r}" for k, v in w.constants.items())
+        table.add_row(w.name, ", ".join(sorted(w.roles)), constants, f"{w.weight:g}")
+    console.print(table)
+    console.print(Syntax(problem.source, "python", line_numbers=True, background_color="default"))
+
+
+def print_doctor(facts: Iterable[Fact]) -> None:
+    table = Table("state", "what", "fact")
+    colours = {"ok": "green", "limited": "yellow", "missing": "red"}
+    for fact in facts:
+        table.add_row(f"[{colours[fact.state]}]{fact.state}[/]", fact.name, escape(fact.text))
+    _console().print(table)

@@ -1,0 +1,49 @@
+"""The live view: rows from events, what earlier sessions did, a reader that goes away."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from agent.journal import read_events
+from agent.search import search
+from agent.session import Deps
+from agent.testing import ScriptedBench, ScriptedModel, Wander, make_run
+from experiments.live import Live
+from tools.fleet.local import LocalFleet
+
+CLOSED = "import os\nfrom experiments.live import say\n[say('x' * 9999) for _ in range(99)]\nos.write(2, b'went on')"
+
+
+async def test_plain_lines_without_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_run(tmp_path / "run", budget="calls=20,minutes=5")
+    live = Live(folder.manifest)
+    with live, LocalFleet(1) as fleet:
+        await search(folder, Deps(Wander(4), ScriptedModel(), ScriptedBench(), fleet), live.see)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["a0001", "a0002", "a0003", "a0004"]
+    assert all("of 20 calls" in line and "of 5 minutes" in line for line in lines)
+
+    past = read_events(folder.journal)[0]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(Live(folder.manifest, past)._render())
+    shown = console.export_text()
+    assert lines[-1].split()[0] in shown
+    assert "…" not in shown
+    spent = sum(event["actual"].get("calls", 0) for event in past if event["t"] == "settle")
+    assert f"{spent} of 20 calls" in shown
+    assert capsys.readouterr().out == ""
+
+
+def test_a_closed_pipe_ends_the_view_and_nothing_else() -> None:
+    with subprocess.Popen([sys.executable, "-c", CLOSED], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.close()
+        assert child.stderr.read() == b"went on"
+    assert child.returncode == 0

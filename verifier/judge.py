@@ -1,0 +1,420 @@
+"""The judge of one problem on a machine without a GPU: trace, audit, static profile, interpreter gate, estimate.
+
+The judge's own process imports neither PyTorch nor Triton and never runs a candidate. Every step is a job of a warm
+zygote: the candidate's Python runs only in confined children (`trace_job`, `interpret_job`), what it made is read by
+strict readers, its compiled code is looked at in another confined child, and the reference and the comparer run in
+children where no candidate ever was.
+
+Correctness rests on Triton's interpreter and small inputs; every time is an estimate. The verdict says both.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import math
+import platform
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from verifier.bench import CompileStage, TestStage
+from verifier.candidate import Candidate
+from verifier.errors import SandboxError
+from verifier.interpreter.gate import INTERPRET_ENVIRON, INTERPRET_PRELOAD, REFERENCE_PRELOAD, Zygotes, run_gate
+from verifier.loader import read_inspection, render
+from verifier.plan.agreement import difference, read_calls, untested
+from verifier.plan.audit import audit, library_steps
+from verifier.plan.reader import PlanError, read_plan
+from verifier.plan.schema import Plan
+from verifier.problem import Problem, Role, Workload
+from verifier.sandbox.limits import Limits
+from verifier.sandbox.zygote import JobResult, Zygote, isolation_gaps
+from verifier.verdict import (
+    CompileReport,
+    Diagnostic,
+    Estimate,
+    KernelReport,
+    LaunchReport,
+    ProfileReport,
+    Stage,
+    Status,
+    TestReport,
+    Verdict,
+)
+
+TRACE_JOB = "verifier.plan.trace:trace_job"
+PROFILE_JOB = "verifier.profile.job:profile_job"
+INSPECT_JOB = "verifier.loader:inspect_job"
+COMPILE_PRELOAD = (
+    *REFERENCE_PRELOAD,
+    "triton",
+    "verifier.plan.warm",
+    "verifier.interpreter.compare",
+    "verifier.profile.job",
+)
+
+TRACE = Limits(wall_seconds=120.0, cpu_seconds=240)
+PROFILE = Limits(wall_seconds=120.0, cpu_seconds=240)
+MAX_SOURCE_BYTES = 1 << 20
+_DEATHS = {"timeout": Status.TIMEOUT, "memory": Status.CRASH, "crash": Status.CRASH, "error": Status.CRASH}
+_GATE_STATUS = {
+    "out-of-bounds": Status.OUT_OF_BOUNDS,
+    "runtime-error": Status.RUNTIME_ERROR,
+    "no-answer": Status.CRASH,
+    "malformed-answer": Status.CRASH,
+    "behaves-differently": Status.REJECTED,
+    "kernel-without-effect": Status.REJECTED,
+}
+"""Status by the code of a failed gate's errors, the first that is found; any other error is a wrong result."""
+
+
+@contextmanager
+def open_zygotes() -> Iterator[Zygotes]:
+    """Two warm servers, one with Triton's interpreter. Both end with the block. Raises SandboxError."""
+    compiler = Zygote(preload=COMPILE_PRELOAD)
+    interpreter = Zygote(preload=INTERPRET_PRELOAD, environ=INTERPRET_ENVIRON)
+    # A server dies with the thread that started it: the threads live as long as the block.
+    with ThreadPoolExecutor(2) as threads, closing(compiler), closing(interpreter):
+        for start in [threads.submit(zygote.start) for zygote in (compiler, interpreter)]:
+            start.result()
+        yield Zygotes(compile=compiler, interpret=interpreter)
+
+
+@dataclass(frozen=True, slots=True)
+class _Profiled:
+    """What `profile_job` said of one plan."""
+
+    kernels: tuple[KernelReport, ...]
+    launches: tuple[LaunchReport, ...]
+    estimates: tuple[Estimate, ...]
+    diagnosis: tuple[Diagnostic, ...]
+    shortfalls: tuple[Diagnostic, ...] = ()
+    """Errors: work that the outputs need and the launches do not do."""
+
+
+_NO_INTERPRETER = TestReport(
+    outcome="not_applicable",
+    basis="interpreter",
+    reason="it launches CUDA C++, which Triton's interpreter cannot run",
+    seconds=0.0,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What `test` and `profile` need of a candidate that compiled."""
+
+    source: str
+    profiled: _Profiled
+    cuda: bool
+    """A kernel of CUDA C++ is among its kernels: Triton's interpreter cannot run it."""
+
+
+class Judge:
+    """Implements `Bench` for one problem. Safe from several threads.
+
+    `seed` decides the inputs of the interpreter and stays on this side of the sandbox; a random one unless given.
+    """
+
+    def __init__(self, problem: Problem, zygotes: Zygotes, *, target: str = "sm_90a", seed: int | None = None) -> None:
+        self.problem = problem
+        self.target = target
+        self._zygotes = zygotes
+        self._seed = secrets.randbits(62) if seed is None else seed
+        self._lock = threading.Lock()
+        self._arguments: list[dict[str, Any]] | None = None
+        self._base: tuple[dict[str, Any], dict[str, bytes]] | None = None
+        self._kept: dict[str, _Kept] = {}
+        self._seconds: dict[str, dict[str, float]] = {}
+
+    def prepare(self) -> None:
+        """Inspects and traces the reference once, before anything is spent. Raises ProblemError."""
+        with self._lock:
+            if self._arguments is None:
+                self._arguments = [self._inspected(w) for w in self._workloads()]
+                self._base = self._traced_reference()
+
+    def judge(self, candidate: Candidate) -> Verdict:
+        """All stages of one candidate, one after the other."""
+        compiled = self.compile(candidate)
+        test = self.test(compiled) if compiled.status is None else None
+        profile = self.profile(compiled, test) if test is not None and test.status is None else None
+        return self.verdict(candidate, compiled, test, profile)
+
+    def compile(self, candidate: Candidate) -> CompileStage:
+        """Trace, audit and static profile. What the candidate does wrong is in the stage's status."""
+        clock = self._seconds[candidate.id] = {}
+        with _timed(clock, "parse"):
+            found = _parse(candidate.source)
+        if found:
+            return self._refused(candidate, Status.UNPARSABLE, (found,))
+        self.prepare()
+        with _timed(clock, "trace"):
+            job = self._trace(candidate.source, "candidate.py", "ModelNew", self._arguments or [])
+        if job.outcome != "ok":
+            return self._refused(candidate, _DEATHS[job.outcome], (_death(job),))
+        with _timed(clock, "audit"):
+            status, findings, plan = self._audited(candidate, job)
+        if plan is None:
+            return self._refused(candidate, status or Status.REJECTED, findings)
+        if any(f.severity == "error" for f in findings):
+            return self._compiled(candidate, job, plan, findings, _Profiled((), (), (), ()))
+        with _timed(clock, "profile"):
+            profiled = self._profile(job)
+        return self._compiled(candidate, job, plan, (*profiled.shortfalls, *findings), profiled)
+
+    def test(self, stage: CompileStage) -> TestStage:
+        """The interpreter gate."""
+        kept = self._kept[stage.handle]
+        report = _NO_INTERPRETER if kept.cuda else run_gate(self.problem, kept.source, self._zygotes, self._seed)
+        if report.outcome == "passed":
+            return TestStage(report=report)
+        if report.outcome == "not_applicable":
+            reason = f"it compiles, but no test applies here: {report.reason}"
+            return TestStage(report=report, status=Status.UNTESTED, reason=reason)
+        codes = {f.code: f.message for f in reversed(report.findings) if f.severity == "error"}
+        code = next((code for code in _GATE_STATUS if code in codes), "")
+        status = _GATE_STATUS.get(code, Status.WRONG)
+        return TestStage(report=report, status=status, reason=codes.get(code, report.reason))
+
+    def profile(self, stage: CompileStage, test: TestStage) -> ProfileReport:
+        """The analytic estimate and its diagnosis; no clock ran."""
+        profiled = self._kept[stage.handle].profiled
+        return ProfileReport(estimates=profiled.estimates, diagnosis=profiled.diagnosis)
+
+    def verdict(
+        self,
+        candidate: Candidate,
+        compile: CompileStage,
+        test: TestStage | None,
+        profile: ProfileReport | None,
+    ) -> Verdict:
+        """Joins the stages that ran."""
+        with self._lock:
+            self._kept.pop(compile.handle, None)
+            seconds = self._seconds.pop(candidate.id, {})
+        status, stage, reason = _decision(compile, test)
+        score = self._score(profile) if status is Status.CORRECT else None
+        findings = compile.report.findings if test is None else test.report.findings
+        return Verdict(
+            candidate=candidate.id,
+            problem=self.problem.name,
+            status=status,
+            stage=stage,
+            reason=reason,
+            basis="none" if test is None or test.report.outcome == "not_applicable" else test.report.basis,
+            score=score,
+            score_kind=None if score is None else "estimate",
+            diagnostics=findings,
+            compile=compile.report,
+            test=None if test is None else test.report,
+            profile=profile,
+            isolation=isolation_gaps(),
+            versions=versions(),
+            seconds=seconds | ({} if test is None else {"interpret": test.report.seconds}),
+        )
+
+    def _workloads(self) -> tuple[Workload, ...]:
+        """Those that are traced and estimated: the timed ones, else all that are not held out."""
+        shown = tuple(w for w in self.problem.workloads if Role.HELD_OUT not in w.roles)
+        return self.problem.having(Role.TIMED) or shown or self.problem.workloads
+
+    def _inspected(self, workload: Workload) -> dict[str, Any]:
+        payload = {"problem": self.problem.model_dump(mode="json"), "workload": workload.name}
+        value = read_inspection(self._trusted(INSPECT_JOB, payload).value)
+        return {"name": workload.name, **{key: value[key] for key in ("init", "init_kwargs", "inputs")}}
+
+    def _trusted(self, job: str, payload: dict[str, Any]) -> JobResult:
+        result = self._zygotes.compile.run(job, payload, confined=False)
+        if result.outcome != "ok":
+            raise SandboxError(f"the trusted job {job} ended with {result.outcome}: {result.error}")
+        return result
+
+    def _trace(self, source: str, filename: str, name: str, workloads: list[dict[str, Any]]) -> JobResult:
+        payload = {
+            "source": source, "filename": filename, "class": name, "target": self.target, "workloads": workloads,
+        }  # fmt: skip
+        return self._zygotes.compile.run(TRACE_JOB, payload, limits=TRACE)
+
+    def _traced_reference(self) -> tuple[dict[str, Any], dict[str, bytes]] | None:
+        """Plan and blobs of the reference, its workloads joined; None where the reference cannot be traced."""
+        programs: list[Any] = []
+        merged: dict[str, Any] = {}
+        blobs: dict[str, bytes] = {}
+        for workload, arguments in zip(self._workloads(), self._arguments or [], strict=True):
+            job = self._trace(render(self.problem, workload), "reference.py", "Model", [arguments])
+            if job.outcome != "ok" or job.value["status"] != "ok":
+                return None
+            merged = merged or job.value["plan"]
+            if job.value["plan"]["flags"] != merged["flags"]:
+                return None
+            merged["kernels"] |= job.value["plan"]["kernels"]
+            programs += job.value["plan"]["programs"]
+            blobs |= job.blobs
+        return {**merged, "programs": programs}, blobs
+
+    def _profile(self, job: JobResult) -> _Profiled:
+        """Static profile and estimates, made in a confined child that never loads the candidate's Python."""
+        plan, blobs = self._base or (None, {})
+        payload = {"target": self.target, "plan": job.value["plan"], "base": plan}
+        held = {**job.blobs, **{f"base/{name}": data for name, data in blobs.items()}}
+        result = self._zygotes.compile.run(PROFILE_JOB, payload, held, limits=PROFILE)
+        if result.outcome != "ok":
+            reason = f"no static profile: {result.outcome}, {result.error.splitlines()[0] if result.error else ''}"
+            return _Profiled((), (), (), (Diagnostic(severity="warning", code="no-profile", message=reason),))
+        return _Profiled(
+            kernels=tuple(KernelReport.model_validate(k) for k in result.value["kernels"]),
+            launches=tuple(LaunchReport.model_validate(k) for k in result.value["launches"]),
+            estimates=tuple(Estimate.model_validate(e) for e in result.value["estimates"]),
+            diagnosis=tuple(Diagnostic.model_validate(d) for d in result.value["diagnosis"]),
+            shortfalls=tuple(Diagnostic.model_validate(d) for d in result.value["shortfalls"]),
+        )
+
+    def _audited(
+        self, candidate: Candidate, job: JobResult
+    ) -> tuple[Status | None, tuple[Diagnostic, ...], Plan | None]:
+        """Status (None for go on), findings and the checked plan (None where there is none)."""
+        try:
+            status, found, plan = _read_trace(job)
+            if plan is None:
+                return status, found, None
+            return None, tuple(dict.fromkeys((*found, *audit(plan, self.problem, candidate.source, job.blobs)))), plan
+        except (PlanError, ValueError, KeyError, TypeError) as forged:
+            message = f"the trace gave no valid plan: {forged}"
+            return Status.REJECTED, (Diagnostic(severity="error", code="malformed-plan", message=message),), None
+
+    def _compiled(
+        self,
+        candidate: Candidate,
+        job: JobResult,
+        plan: Plan,
+        findings: tuple[Diagnostic, ...],
+        profiled: _Profiled,
+    ) -> CompileStage:
+        """The stage of a candidate with a plan: rejected by the audit, or kept for the test."""
+        report = CompileReport(
+            target=self.target,
+            triton=version("triton"),
+            plan=_digest(job),
+            kernels=profiled.kernels,
+            launches=profiled.launches,
+            library_steps=library_steps(plan.programs[0]),
+            findings=findings,
+            seconds=sum(self._seconds[candidate.id].values()),
+        )
+        errors = [f for f in findings if f.severity == "error"]
+        if errors:
+            return CompileStage(report=report, status=Status.REJECTED, reason=errors[0].message, handle=candidate.id)
+        cuda = any(kernel.language == "cuda" for kernel in plan.kernels.values())
+        with self._lock:
+            self._kept[candidate.id] = _Kept(candidate.source, profiled, cuda)
+        return CompileStage(report=report, handle=candidate.id)
+
+    def _score(self, profile: ProfileReport | None) -> float | None:
+        """Weighted mean over the workloads of log(base estimate / estimate); None where the base has no estimate."""
+        estimates = {e.workload: e for e in (profile.estimates if profile else ())}
+        found = [(w.weight, estimates[w.name]) for w in self._workloads() if w.name in estimates]
+        if not found or any(e.base_seconds <= 0 or e.seconds <= 0 for _, e in found):
+            return None
+        total = sum(weight for weight, _ in found)
+        return sum(weight * math.log(e.base_seconds / e.seconds) for weight, e in found) / total
+
+    def _refused(self, candidate: Candidate, status: Status, found: tuple[Diagnostic, ...]) -> CompileStage:
+        seconds = sum(self._seconds[candidate.id].values())
+        report = CompileReport(target=self.target, triton=version("triton"), findings=found, seconds=seconds)
+        first = next((f for f in found if f.severity == "error"), None)
+        reason = first.message if first else str(status)
+        return CompileStage(report=report, status=status, reason=reason, handle=candidate.id)
+
+
+@contextmanager
+def _timed(clock: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        clock[stage] = time.perf_counter() - start
+
+
+def versions() -> dict[str, str]:
+    """Versions that can change a verdict."""
+    return {"python": platform.python_version()} | {name: version(name) for name in ("warpsmith", "torch", "triton")}
+
+
+def _parse(source: str) -> Diagnostic | None:
+    """Why the source is no candidate, None when it may be one. Nothing runs."""
+    if len(source.encode()) > MAX_SOURCE_BYTES:
+        return Diagnostic(severity="error", code="too-long", message=f"the source is over {MAX_SOURCE_BYTES >> 20} MiB")
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = getattr(error, "lineno", None)
+        lines = source.splitlines()
+        caret = " " * max((getattr(error, "offset", None) or 1) - 1, 0) + "^"
+        shown = f"{lines[line - 1]}\n{caret}" if line and line <= len(lines) else ""
+        text = getattr(error, "msg", None) or str(error)
+        return Diagnostic(
+            severity="error", code="syntax-error", message=f"syntax error: {text}", line=line, excerpt=shown
+        )
+    if not any(_binds(node) for node in ast.walk(tree)):
+        return Diagnostic(severity="error", code="no-model", message="the file defines no class `ModelNew`")
+    return None
+
+
+def _binds(node: ast.AST) -> bool:
+    """Whether a statement gives something the name `ModelNew`."""
+    if isinstance(node, ast.ClassDef):
+        return node.name == "ModelNew"
+    if isinstance(node, ast.Assign):
+        return any(isinstance(t, ast.Name) and t.id == "ModelNew" for t in node.targets)
+    return isinstance(node, ast.Import | ast.ImportFrom) and any("ModelNew" in (a.name, a.asname) for a in node.names)
+
+
+def _read_trace(job: JobResult) -> tuple[Status | None, tuple[Diagnostic, ...], Plan | None]:
+    """Status (None for ok), findings and the checked plan. Raises PlanError or ValueError on a forged answer."""
+    found = tuple(Diagnostic.model_validate(d) for d in job.value["diagnostics"])
+    if job.value["status"] == "ok":
+        return None, found, read_plan(job.value["plan"], job.blobs)
+    status = Status(job.value["status"])
+    if status in (Status.CORRECT, Status.UNTESTED):
+        raise ValueError(f"a trace cannot end as {status}")
+    return status, found, None
+
+
+def _death(job: JobResult) -> Diagnostic:
+    """One sentence on a worker that gave no answer."""
+    what = {
+        "timeout": f"it did not finish within {TRACE.wall_seconds:.0f} s",
+        "memory": f"it took more than {TRACE.memory_bytes >> 30} GiB of memory",
+    }.get(job.outcome, f"its process ended: {job.error.strip().splitlines()[0] if job.error.strip() else 'no reason'}")
+    return Diagnostic(severity="error", code=job.outcome, message=f"tracing it gave no plan: {what}")
+
+
+def _digest(job: JobResult) -> str:
+    """SHA-256 of the plan; cubins are in it by their own digests."""
+    return hashlib.sha256(json.dumps(job.value["plan"], sort_keys=True).encode()).hexdigest()
+
+
+def _decision(compile: CompileStage, test: TestStage | None) -> tuple[Status, Stage, str]:
+    """Status, the stage that decided it, and one sentence."""
+    if compile.status is not None:
+        stage = {Status.UNPARSABLE: Stage.PARSE, Status.REJECTED: Stage.AUDIT}.get(compile.status, Stage.COMPILE)
+        return compile.status, stage, compile.reason
+    if test is None:
+        return Status.UNTESTED, Stage.COMPILE, "it compiles and was not tested"
+    if test.status is not None:
+        return test.status, Stage.INTERPRET, test.reason
+    checks = len(test.report.checks)
+    return (
+        Status.CORRECT,
+        Stage.INTERPRET,
+        f"{checks} checks on {', '.join(test.report.workloads)} passed in the interpreter",
+    )
