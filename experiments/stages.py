@@ -2,7 +2,7 @@
 
     python -m experiments.stages runs/a runs/b runs/c
 
-Wall seconds as the judge measured them, waiting for a free core included; the machine and the versions are those of the manifests.
+Wall seconds as the judge measured them, waiting for a free core included; machine and versions are the manifests'.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ORDER = ("generate", "parse", "trace", "audit", "profile", "interpret")
 
 
 def collect(records: Sequence[RunRecord]) -> dict[str, list[float]]:
-    """Stage to its seconds, one entry for each candidate that reached it. A duplicate was not judged and does not count."""
+    """Stage to its seconds, one for each candidate that reached it. A duplicate was not judged and does not count."""
     found: dict[str, list[float]] = defaultdict(list)
     for record in records:
         for turn in (turn for attempt in record.attempts for turn in attempt.turns):

@@ -1,7 +1,7 @@
 """What a call costs, and the protocol by which it is reserved and settled. `agent.budget.Ledger` implements it.
 
-The five axes are model calls, tokens, GPU-seconds (leased), wall seconds and US dollars. Dollars are derived from the price table in the
-run's manifest. Reasoning tokens are part of the output tokens and are recorded apart.
+The five axes are model calls, tokens, GPU-seconds (leased), wall seconds and US dollars. Dollars are derived from the
+price table in the run's manifest. Reasoning tokens are part of the output tokens and are recorded apart.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Problems: a PyTorch reference, its inputs and the contract a candidate must keep. These are the records; `loader.py` reads files.
+"""Problems: a PyTorch reference, its inputs and the contract a candidate must keep. `loader.py` reads the files.
 
 A problem file is KernelBench's format: a class `Model`, functions `get_inputs` and `get_init_inputs`, and
 module-level constants. Our own format is the same file with optional upper-case declarations: `WORKLOADS`, `PRECISION`,
@@ -47,7 +47,7 @@ class LibraryPolicy(StrEnum):
     """Whether library operators (aten) may compute."""
 
     FORBIDDEN = "forbidden"
-    """At least one custom kernel must be on the way to every output and library steps may only move or allocate data."""
+    """A custom kernel must be on the way to every output, and library steps may only move or allocate data."""
     ASSIST = "assist"
     """Library compute is allowed beside custom kernels, which must be on the way to every output."""
     ALLOWED = "allowed"

@@ -175,7 +175,7 @@ class TestReport(Record):
     reason: str = ""
     workloads: tuple[str, ...] = ()
     scaling: str = ""
-    """How the inputs were made small enough for the interpreter: a small workload, scaled constants or sampled programs."""
+    """How the interpreter could take the inputs: small workloads, scaled constants or sampled programs."""
     checks: tuple[OutputCheck, ...] = ()
     skipped_draws: dict[str, str] = Field(default_factory=dict)
     """Distribution to the reason why the reference cannot take it."""

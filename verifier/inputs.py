@@ -1,0 +1,159 @@
+"""Draws of inputs: one distribution each, made from the task's own `get_inputs` and a secret seed.
+
+    task          what get_inputs returns
+    normal        N(0, 1)
+    heavy_tailed  Student's t with 3 degrees of freedom, clamped to +-64
+    sparse        N(0, 1), nine of ten elements are zero
+    scaled        N(0, 1) times a power of two from 1/4 to 4, another one for each tensor
+    integers      whole numbers from -3 to 3, exact in every dtype
+
+Only floating tensors are replaced. Integer, bool and complex tensors, tensors whose values are all in {0, 1,
+-1, +-inf} (masks, labels) and everything that is no tensor keep the task's own values, fresh by seed. Shape,
+dtype and strides are kept. The caller skips a distribution on which the float64 reference raises or is not
+finite.
+
+`probe` makes integers for which a (multi)linear operator is exact in fp32 whatever the order of summation,
+and not in anything narrower: odd integers of 18 bits against sparse {-1, 0, 1}.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from verifier.specs import encode, leaves, rebuild
+
+DRAWS = ("task", "normal", "heavy_tailed", "sparse", "scaled", "integers")
+PROBE_BITS = 18
+PROBE_TERMS = 16
+"""Nonzero terms per sum on average, so that sums stay below 2^24."""
+
+
+def derive_seed(seed: int, *names: str) -> int:
+    """A seed for one use, from the secret one: 63 bits of SHA-256, so that one says nothing about another."""
+    text = "\0".join((str(seed), *names))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def draw(name: str, get_inputs: Callable[[], Any], seed: int) -> list[Any]:
+    """Arguments of `forward` under distribution `name`. Raises KeyError for a name that is not in DRAWS."""
+    torch.manual_seed(seed)
+    own = list(get_inputs())
+    if name == "task":
+        return own
+    make = _MAKERS[name]
+    generator = torch.Generator().manual_seed(seed)
+    made: list[Any] = _replace(own, (make(t, generator) if replaceable(t) else t for t in leaves(own)))
+    return made
+
+
+def probe(values: Any, seed: int) -> Any:
+    """`values` with its first replaceable tensor as odd integers of PROBE_BITS bits, the others in {-1, 0,
+    1}.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return _replace(values, _probe_tensors(leaves(values), generator))
+
+
+def probe_state(state: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """Weights in {-1, 0, 1}, sparse; vectors (biases) zero; integer buffers unchanged."""
+    generator = torch.Generator().manual_seed(seed)
+    made: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if not tensor.dtype.is_floating_point:
+            made[name] = tensor
+        elif tensor.dim() < 2:
+            made[name] = torch.zeros_like(tensor)
+        else:
+            made[name] = _signs(tensor, generator)
+    return made
+
+
+def replaceable(tensor: Tensor) -> bool:
+    """Whether a distribution may replace this tensor: floating, and neither a mask nor a label."""
+    if not tensor.dtype.is_floating_point or not tensor.numel():
+        return False
+    values = tensor.detach().float()
+    special = (values == 0) | (values.abs() == 1) | values.isinf()
+    return not bool(special.all())
+
+
+def _replace(values: Any, tensors: Iterable[Tensor]) -> Any:
+    made = list(tensors)
+    spec = encode(values)
+    return rebuild(spec, iter(made))
+
+
+def _like(values: Tensor, own: Tensor) -> Tensor:
+    """float32 `values` in the dtype and strides of `own`."""
+    result = torch.empty_like(own)
+    return result.copy_(values.to(own.dtype)) if result.stride() == own.stride() else values.to(own.dtype)
+
+
+def _normal(own: Tensor, generator: torch.Generator) -> Tensor:
+    return _like(torch.randn(own.shape, generator=generator), own)
+
+
+def _heavy_tailed(own: Tensor, generator: torch.Generator) -> Tensor:
+    normal = torch.randn((4, *own.shape), generator=generator)
+    student = normal[0] / (normal[1:].square().sum(0) / 3).sqrt()
+    return _like(student.clamp(-64, 64), own)
+
+
+def _sparse(own: Tensor, generator: torch.Generator) -> Tensor:
+    kept = torch.rand(own.shape, generator=generator) < 0.1
+    return _like(torch.randn(own.shape, generator=generator) * kept, own)
+
+
+def _scaled(own: Tensor, generator: torch.Generator) -> Tensor:
+    power = int(torch.randint(-2, 3, (), generator=generator))
+    return _like(torch.randn(own.shape, generator=generator) * 2.0**power, own)
+
+
+def _integers(own: Tensor, generator: torch.Generator) -> Tensor:
+    return _like(torch.randint(-3, 4, own.shape, generator=generator).float(), own)
+
+
+_MAKERS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "normal": _normal,
+    "heavy_tailed": _heavy_tailed,
+    "sparse": _sparse,
+    "scaled": _scaled,
+    "integers": _integers,
+}
+
+
+def _probe_tensors(tensors: Iterator[Tensor], generator: torch.Generator) -> Iterator[Tensor]:
+    first = True
+    for tensor in tensors:
+        if not replaceable(tensor):
+            yield tensor
+        elif first:
+            first = False
+            bits = min(PROBE_BITS, 11 if tensor.dtype == torch.float16 else PROBE_BITS)
+            values = torch.randint(1 << (bits - 1), 1 << bits, tensor.shape, generator=generator) | 1
+            signs = 2 * torch.randint(0, 2, tensor.shape, generator=generator) - 1
+            yield _like((values * signs).float(), tensor)
+        else:
+            yield _signs(tensor, generator)
+
+
+def _signs(own: Tensor, generator: torch.Generator) -> Tensor:
+    """Sparse {-1, 0, 1}: about PROBE_TERMS nonzero per longest dimension."""
+    share = min(1.0, PROBE_TERMS / max(own.shape, default=1))
+    kept = torch.rand(own.shape, generator=generator) < share
+    signs = 2 * torch.randint(0, 2, own.shape, generator=generator) - 1
+    return _like((signs * kept).float(), own)
+
+
+def finite(values: Any) -> bool:
+    """Whether every floating tensor of a result is finite."""
+    floats = (t for t in leaves(values) if t.dtype.is_floating_point or t.dtype.is_complex)
+    return all(bool(torch.isfinite(t).all()) for t in floats) and not (
+        isinstance(values, float) and not math.isfinite(values)
+    )

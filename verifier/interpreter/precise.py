@@ -1,0 +1,82 @@
+"""The reference in two other precisions: float64 throughout, and the arithmetic that the problem's contract
+allows.
+
+`Float64` turns every cast and every new tensor of a reference into float64, so that `x.half()` or
+`softmax(..., dtype=torch.float32)` inside `forward` does not lose what the expected value needs.
+`RoundedOperands` rounds the fp32 operands of matrix products and convolutions to TF32, fp16, bf16 or fp8:
+PyTorch's own error in the contract's class, on a machine that has no such hardware. It does not model narrow
+accumulation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from verifier.interpreter.arithmetic import round_to_tf32
+from verifier.problem import Precision
+
+_NARROW = frozenset({torch.float16, torch.bfloat16, torch.float32})
+_CASTS = frozenset({torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16})
+
+
+class Float64(TorchFunctionMode):
+    """While active, floating dtypes that a program names become float64."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _CASTS:
+            return args[0].double()
+        kwargs = {k: _widen(v) for k, v in (kwargs or {}).items()}
+        return func(*(_widen(a) for a in args), **kwargs)
+
+
+def _widen(value: Any) -> Any:
+    return torch.float64 if isinstance(value, torch.dtype) and value in _NARROW else value
+
+
+_aten = torch.ops.aten
+_PRODUCTS = frozenset(
+    {_aten.mm, _aten.bmm, _aten.addmm, _aten.baddbmm, _aten.addbmm, _aten.mv, _aten.addmv, _aten.dot,
+     _aten.convolution, _aten._convolution, _aten.linear, _aten.matmul}
+)  # fmt: skip
+
+
+class RoundedOperands(TorchDispatchMode):
+    """While active, fp32 operands of products are rounded to `precision`. `products` counts them."""
+
+    def __init__(self, precision: Precision) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.precision = precision
+        self.products = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """False: nothing is compiled here, and the wrapper of True imports Dynamo, which takes 2 s."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket in _PRODUCTS:
+            self.products += 1
+            args = tuple(self._round(a) for a in args)
+        return func(*args, **(kwargs or {}))
+
+    def _round(self, value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.dtype != torch.float32 or value.dim() < 2:
+            return value
+        return round_operand(value, self.precision)
+
+
+def round_operand(tensor: Tensor, precision: Precision) -> Tensor:
+    """fp32 `tensor` rounded to the operands of `precision`, as fp32."""
+    if precision is Precision.TF32:
+        return torch.from_numpy(round_to_tf32(tensor.numpy()))
+    narrow = {
+        Precision.FP16: torch.float16,
+        Precision.BF16: torch.bfloat16,
+        Precision.FP8: torch.float8_e4m3fn,
+    }.get(precision)
+    return tensor if narrow is None else tensor.to(narrow).float()

@@ -1,0 +1,388 @@
+"""Is an output right? Pure functions on tensors; no device, no I/O.
+
+Per output tensor o, with the float64 reference r and PyTorch's own result y in the contract's precision:
+
+1. Structure, shape and dtype are equal, and so is the pattern of NaN, +inf and -inf. r is cast to o's dtype
+   first, so an overflow in fp16 is the same in both; where y overflows on the way and r does not, either is
+   accepted.
+2. Error      E(o) = ||o - r|| / ||r - mean(r)||                   one number per output
+   Row error  R(o) = max_i ||o_i - r_i|| / d_i                     rows: last dimensions, at least 16 long
+   Spot error S(o) = max_ij |o_ij - r_ij| * sqrt(columns) / d_i    so that one wrong element shows
+   d_i = max(||r_i - mean(r_i)||, 0.1 ||r_i||, 0.1 median_k ||r_k - mean(r_k)||), so that a row that is
+   constant or much smaller than its neighbours does not divide by nothing. R and S forgive one unit in the
+   last place of o's dtype, |o - r| - eps |r|: a nearly constant row in bf16 may round to either neighbour.
+   Accepted: E <= max(4 E(y), floor), R <= max(4 R(y), floor), S <= max(8 S(y), 32 floor).
+3. A single element or a nearly constant output (||r - mean(r)|| <= 1e-3 ||r||) is not centred:
+   E(o) = ||o - r|| / max(||r||, 1e-2 sqrt(n)), with the floors of UNCENTRED_FLOORS.
+4. Integers and booleans are exact. An index of an arg-reduction may differ where the values tie; a boolean
+   may differ in at most 4 times as many places as PyTorch's own result in the contract's precision does.
+
+Why centred: with inputs in [0, 1) a constant equal to the mean passes allclose at 1e-2 for half of a GEMM's
+elements, and fp8 for all of them; the centred error is 1.0 and 4e-2, nearly independent of the inner
+dimension. The factor 4 and floors per class follow TorchInductor's `same()` (RMSE against float64, a multiple
+of the reference's own error) and measurements of GEMM: fp32 7e-6, TF32 and fp16 operands 4e-4, bf16 3e-3, fp8
+e4m3 5e-2. `allclose` at KernelBench's tolerances (`eval.py`: 1e-4 for fp32, 1e-2 for half) is reported beside
+and decides nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from verifier.problem import Precision
+from verifier.ties import ties
+
+FLOORS = {
+    Precision.FP32: 1e-5,
+    Precision.TF32: 1e-3,
+    Precision.FP16: 1e-2,
+    Precision.BF16: 1e-2,
+    Precision.FP8: 6e-2,
+}
+"""Least limit per class of the contract. fp8: e4m3 operands alone give 5e-2 on a GEMM."""
+
+UNCENTRED_FLOORS = {
+    Precision.FP32: 1e-5,
+    Precision.TF32: 1e-4,
+    Precision.FP16: 2e-3,
+    Precision.BF16: 8e-3,
+    Precision.FP8: 3e-2,
+}
+"""Averages cancel the rounding of operands; what remains is mostly the rounding of the output."""
+
+MARGIN = 4.0
+SPOT_MARGIN = 8.0
+SPOT_FLOOR = 32.0
+COARSE = 0.125
+"""A draw on which PyTorch's own error exceeds this cannot tell right from wrong."""
+ROW_LENGTH = 16
+NEARLY_CONSTANT = 1e-3
+ABSOLUTE = 1e-2
+OVERFLOW_SHARE = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One output. `error` and `row_error` are None when shape, dtype or the non-finite pattern differ."""
+
+    passed: bool
+    reason: str = ""
+    error: float | None = None
+    row_error: float | None = None
+    yardstick: float = 0.0
+    limit: float = 0.0
+    allclose: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """The three errors of the module docstring and the index of the worst element."""
+
+    error: float
+    row: float
+    spot: float
+    worst: int
+    centred: bool
+
+
+def compare(
+    output: object,
+    reference: Tensor,
+    native: Tensor,
+    precision: Precision,
+    *,
+    yardstick: Tensor | None = None,
+    inputs: Sequence[Tensor] = (),
+    stored: Tensor | None = None,
+) -> Comparison:
+    """Compares one output leaf with the reference.
+
+    reference: float64 for a floating output, else the exact values. native: PyTorch's result in its own
+    dtype, which gives the expected dtype. yardstick: the result in the contract's precision, `native` when
+    left out. inputs: the tensors of the draw, for ties of arg-reductions. stored: bool, where the output counts,
+    at least one element unless it is empty; everywhere when left out. Then rows are what is left of rows, and only
+    the mean is that of the whole reference.
+    """
+    if not isinstance(output, Tensor):
+        return Comparison(False, f"is a {type(output).__name__}, not a tensor")
+    if tuple(output.shape) != tuple(native.shape):
+        return Comparison(False, f"shape {list(output.shape)} instead of {list(native.shape)}")
+    if output.dtype != native.dtype:
+        return Comparison(False, f"dtype {_name(output.dtype)} instead of {_name(native.dtype)}")
+    if output.dtype.is_complex:
+        parts = [torch.view_as_real(t) for t in (output, reference, native)]
+        ruler = None if yardstick is None else torch.view_as_real(yardstick)
+        twice = None if stored is None else stored.unsqueeze(-1).expand(parts[0].shape)
+        return compare(parts[0], parts[1], parts[2], precision, yardstick=ruler, stored=twice)
+    ruler = native if yardstick is None else yardstick
+    if not output.dtype.is_floating_point:
+        if stored is not None:
+            expected = reference.to(output.dtype)
+            output, ruler = (torch.where(stored, t.to(output.dtype), expected) for t in (output, ruler))
+        return _compare_exact(output, reference, ruler, inputs)
+    if stored is None or bool(stored.all()):
+        close = allclose(output, native)
+        return replace(_compare_floats(output, reference, ruler, precision), allclose=close)
+    rows = _stored_rows(stored)
+    place = _Place(tuple(output.shape), rows.reshape(-1))
+    mean = _finite_mean(reference)
+    output, reference, native, ruler = (t.reshape(-1)[rows] for t in (output, reference, native, ruler))
+    close = allclose(output, native)
+    return replace(_compare_floats(output, reference, ruler, precision, place, mean), allclose=close)
+
+
+def coarse(reference: Tensor, yardstick: Tensor) -> str:
+    """Why this draw cannot tell right from wrong, or an empty string: PyTorch's own error is too large."""
+    if not yardstick.dtype.is_floating_point or not reference.numel():
+        return ""
+    expected, compared = _comparable(reference, yardstick, yardstick)
+    lost = 1 - compared.double().mean().item() - (~torch.isfinite(expected)).double().mean().item()
+    if lost > OVERFLOW_SHARE:
+        return f"PyTorch's own result overflows in {100 * lost:.0f}% of the elements"
+    errors = measure(yardstick, reference, compared)
+    if errors.error > COARSE or errors.row > COARSE:
+        return f"PyTorch's own error in this precision is {max(errors.error, errors.row):.2g}"
+    return ""
+
+
+def allclose(output: Tensor, native: Tensor) -> bool:
+    """`torch.allclose` at KernelBench's tolerances: rtol = atol = 1e-4 for fp32 and fp64, 1e-2 below."""
+    tolerance = 1e-4 if native.dtype in (torch.float32, torch.float64) else 1e-2
+    return torch.allclose(output.double(), native.double(), rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+# floating point
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where an element of gathered rows is in the output."""
+
+    shape: tuple[int, ...]
+    flat: Tensor | None = None
+
+    def __call__(self, number: int) -> str:
+        number, index = number if self.flat is None else int(self.flat[number]), list[int]()
+        for n in reversed(self.shape):
+            index.append(number % n)
+            number //= n
+        return str(index[::-1])
+
+
+def _stored_rows(stored: Tensor) -> Tensor:
+    """Flat indices of the stored elements as [rows, length]. A row is what is stored of an output's row where
+    most rows have the same share of at least ROW_LENGTH, else a run of ROW_LENGTH stored elements. The last row
+    repeats elements of the one before to be full.
+    """
+    flat = stored.reshape(-1).nonzero().reshape(-1)
+    counts = stored.reshape(-1, _columns(stored)).sum(1)
+    length = int(counts[counts > 0].mode().values)
+    length = min(length if length >= ROW_LENGTH else ROW_LENGTH, flat.numel())
+    whole = flat.numel() // length * length
+    rows = flat[:whole].reshape(-1, length)
+    return rows if whole == flat.numel() else torch.cat([rows, flat[None, -length:]])
+
+
+def _finite_mean(reference: Tensor) -> float:
+    finite = reference[torch.isfinite(reference)]
+    return float(finite.double().mean()) if finite.numel() else 0.0
+
+
+def _compare_floats(
+    output: Tensor, reference: Tensor, ruler: Tensor, precision: Precision, place: _Place | None = None,
+    mean: float | None = None,
+) -> Comparison:  # fmt: skip
+    """`place` and `mean` of the whole output when the tensors are rows of it."""
+    place = place or _Place(tuple(output.shape))
+    if not output.numel():
+        return Comparison(True, error=0.0, row_error=0.0, limit=FLOORS[precision])
+    if problem := pattern_difference(output, reference, ruler, place):
+        return Comparison(False, problem)
+    _, compared = _comparable(reference, ruler, output)
+    found, own = (measure(t, reference, compared, mean) for t in (output, ruler))
+    floor = FLOORS[precision] if found.centred else UNCENTRED_FLOORS[precision]
+    limit, row_limit = max(MARGIN * own.error, floor), max(MARGIN * own.row, floor)
+    spot_limit = max(SPOT_MARGIN * own.spot, SPOT_FLOOR * floor)
+    reason = ""
+    if not found.error <= limit:
+        reason = f"relative error {found.error:.2e} is over the limit {limit:.2e}"
+    elif not found.row <= row_limit:
+        reason = f"relative error of the worst row {found.row:.2e} is over the limit {row_limit:.2e}"
+    elif not found.spot <= spot_limit:
+        reason = f"one element is off by {found.spot:.2e} of its row's size, the limit is {spot_limit:.2e}"
+    if reason:
+        reason += _example(output, reference, found.worst, place)
+    return Comparison(not reason, reason, found.error, found.row, own.error, limit)
+
+
+def measure(output: Tensor, reference: Tensor, compared: Tensor | None = None, mean: float | None = None) -> Errors:
+    """Errors of `output` against `reference` (both any float dtype, computed in float64) where `compared` is
+    True. `mean`: of the whole reference, when these are parts of it.
+    """
+    o, r = output.double(), reference.double()
+    if compared is not None and not bool(compared.all()):
+        keep = compared
+        o, r = (torch.where(keep, t, torch.zeros((), dtype=torch.float64)) for t in (o, r))
+        count = int(keep.sum())
+    else:
+        keep, count = None, r.numel()
+    if not count:
+        return Errors(0.0, 0.0, 0.0, 0, True)
+    difference = (o - r).abs()
+    size, spread = _norm(r), _norm(_centre(r, keep, mean=mean))
+    centred = count > 1 and spread > NEARLY_CONSTANT * size
+    scale = spread if centred else max(size, ABSOLUTE * math.sqrt(count))
+    forgiven = torch.finfo(output.dtype).eps * r.abs()
+    row, spot, worst = _row_errors(
+        (difference - forgiven).clamp_min(0), r, keep, scale / math.sqrt(count), centred=centred
+    )
+    return Errors(_norm(difference) / scale, row, spot, worst, centred)
+
+
+def _row_errors(
+    difference: Tensor, r: Tensor, keep: Tensor | None, typical: float, *, centred: bool
+) -> tuple[float, float, int]:
+    """(row error, spot error, flat index of the worst element). `typical`: RMS of the output's scale."""
+    columns = _columns(r)
+    rows, wrong = r.reshape(-1, columns), difference.reshape(-1, columns)
+    own = _centre(rows, None if keep is None else keep.reshape(-1, columns), dim=1).norm(dim=1)
+    size = rows.norm(dim=1)
+    median = own.median()
+    root = math.sqrt(columns)
+    scale = torch.maximum(own, 0.1 * size).clamp_min(max(0.1 * median.item(), 1e-3 * typical * root, 1e-300))
+    if not centred:
+        scale = size.clamp_min(typical * root)
+    row = (wrong.norm(dim=1) / scale).max().item()
+    spots = wrong * (root / scale)[:, None]
+    worst = int(spots.argmax())
+    return row, spots.reshape(-1)[worst].item(), worst
+
+
+def _columns(r: Tensor) -> int:
+    """Length of a row: the fewest last dimensions that hold at least ROW_LENGTH elements."""
+    columns = 1
+    for n in reversed(r.shape):
+        columns *= n
+        if columns >= ROW_LENGTH:
+            break
+    return columns
+
+
+def _centre(r: Tensor, keep: Tensor | None, dim: int | None = None, mean: float | None = None) -> Tensor:
+    """r - mean(r) over the kept elements, 0 elsewhere; another mean where one is given."""
+    if mean is not None:
+        return r - mean if keep is None else torch.where(keep, r - mean, torch.zeros((), dtype=r.dtype))
+    if keep is None:
+        return r - (r.mean() if dim is None else r.mean(dim, keepdim=True))
+    count = keep.sum() if dim is None else keep.sum(dim, keepdim=True)
+    average = (r.sum() if dim is None else r.sum(dim, keepdim=True)) / count.clamp_min(1)
+    return torch.where(keep, r - average, torch.zeros((), dtype=r.dtype))
+
+
+def _norm(t: Tensor) -> float:
+    return float(t.reshape(-1).norm())
+
+
+# NaN and infinity
+
+
+def pattern_difference(output: Tensor, reference: Tensor, ruler: Tensor, place: _Place) -> str:
+    """Where NaN, +inf and -inf differ from what is allowed, in words; empty when they do not."""
+    expected, _ = _comparable(reference, ruler, output)
+    found, wanted, own = _kind(output), _kind(expected), _kind(ruler)
+    near = _near_overflow(reference, output.dtype) & (found != _NAN)
+    signs_agree = (found == _FINITE) | (found == torch.where(reference > 0, _POSITIVE, _NEGATIVE))
+    bad = (found != wanted) & (found != own) & ~(near & signs_agree)
+    if not bool(bad.any()):
+        return ""
+    first = int(bad.reshape(-1).int().argmax())
+    count, total = int(bad.sum()), output.numel()
+    names = {_FINITE: "a finite value", _NAN: "NaN", _POSITIVE: "+inf", _NEGATIVE: "-inf"}
+    got, want = (names[int(k.reshape(-1)[first])] for k in (found, wanted))
+    text = f"{got} instead of {want} in {count} of {total} elements, first at {place(first)}"
+    return f"{text} (memory from torch.empty holds NaN until it is written)" if got == "NaN" else text
+
+
+_FINITE, _NAN, _POSITIVE, _NEGATIVE = 0, 1, 2, 3
+
+
+def _kind(t: Tensor) -> Tensor:
+    kind = torch.zeros(t.shape, dtype=torch.int64)
+    wide = t.double()
+    kind[wide.isnan()] = _NAN
+    kind[wide == math.inf] = _POSITIVE
+    kind[wide == -math.inf] = _NEGATIVE
+    return kind
+
+
+def _comparable(reference: Tensor, ruler: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+    """(reference cast to the output's dtype and back, mask of elements whose values are compared)."""
+    expected = reference.to(output.dtype).double() if output.dtype.itemsize > 1 else reference.double()
+    finite = torch.isfinite(expected) & torch.isfinite(ruler.double()) & torch.isfinite(output.double())
+    return expected, finite
+
+
+def _near_overflow(reference: Tensor, dtype: torch.dtype) -> Tensor:
+    largest = torch.finfo(dtype).max
+    return (reference.abs() > 0.98 * largest) & (reference.abs() < 1.02 * largest)
+
+
+# integers and booleans
+
+
+def _compare_exact(output: Tensor, reference: Tensor, ruler: Tensor, inputs: Sequence[Tensor]) -> Comparison:
+    expected = reference.to(output.dtype)
+    wrong = output != expected
+    count = int(wrong.sum())
+    if output.dtype == torch.bool and count:
+        doubtful = ruler != expected
+        if count <= MARGIN * int(doubtful.sum()):
+            return Comparison(True, f"{count} comparisons differ, as PyTorch's own do in {int(doubtful.sum())} places")
+    elif count and ties(output, expected, inputs):
+        return Comparison(True, f"{count} indices differ where the values tie", 0.0, 0.0)
+    if not count:
+        return Comparison(True, error=0.0, row_error=0.0)
+    first = int(wrong.reshape(-1).int().argmax())
+    got, want = (t.reshape(-1)[first].item() for t in (output, expected))
+    place = _Place(tuple(output.shape))(first)
+    return Comparison(False, f"{count} of {output.numel()} elements differ, first at {place}: {got} instead of {want}")
+
+
+# the integer probe
+
+
+def precision_class(output: Tensor, exact: Tensor) -> str:
+    """Class of arithmetic that a (multi)linear operator used on the integer probe (see `inputs.probe`).
+
+    output, exact: a floating result and the exact one, finite. fp32 is bit-exact; otherwise the error tells
+    how many bits of an operand survived: 11 (tf32, fp16), 8 (bf16), 4 or less (fp8). fp16 overflows on the
+    probe.
+    """
+    wide = output.double()
+    if torch.equal(wide, exact.double()):
+        return "fp32"
+    if not bool(torch.isfinite(wide).all()):
+        return "fp16"
+    error = _norm(wide - exact.double()) / max(_norm(exact.double()), 1e-300)
+    if error < 2.0**-16:
+        return "fp32"
+    if error < 2.0**-11:
+        return "tf32"
+    return "bf16" if error < 2.0**-7 else "fp8"
+
+
+# words
+
+
+def _example(output: Tensor, reference: Tensor, flat: int, place: _Place) -> str:
+    got, want = (t.reshape(-1)[flat].item() for t in (output.double(), reference.double()))
+    return f"; at {place(flat)} {got:.6g} instead of {want:.6g}"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
