@@ -10,7 +10,7 @@ demo: install  ## solve one attention problem with the sampler and write its rep
 	$(BIN)/warpsmith solve attention/relative_position --model sampler --strategy beam --budget calls=24,minutes=15 --seed 0 --out runs/demo --overwrite
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

@@ -70,9 +70,7 @@ class Landscape:
             draw -= share
         correct = sorted((o for o in archive if o.score is not None), key=lambda o: o.attempt)
         if draw < self.duplicate and correct:
-            return replace(
-                rng.choice(correct), attempt=attempt, proposal=proposal, duplicate_of=correct[0].candidate
-            )
+            return replace(rng.choice(correct), attempt=attempt, proposal=proposal, duplicate_of=correct[0].candidate)
         return Outcome(attempt, proposal, Status.CORRECT, score, candidate)
 
 
@@ -249,9 +247,7 @@ def impurities(tree: ast.Module) -> list[str]:
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             found += [node.func.id] if node.func.id in FORBIDDEN_CALLS else []
             continue
-        elif (
-            isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "random"
-        ):
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "random":
             found += [f"random.{node.attr}"] if node.attr != "Random" else []
             continue
         else:

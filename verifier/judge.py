@@ -18,7 +18,7 @@ import platform
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -28,13 +28,21 @@ from typing import Any
 from verifier.bench import CompileStage, TestStage
 from verifier.candidate import Candidate
 from verifier.errors import SandboxError
-from verifier.interpreter.gate import INTERPRET_ENVIRON, INTERPRET_PRELOAD, REFERENCE_PRELOAD, Zygotes, run_gate
+from verifier.interpreter.gate import (
+    INTERPRET_ENVIRON,
+    INTERPRET_PRELOAD,
+    REFERENCE_PRELOAD,
+    Expected,
+    Zygotes,
+    run_gate,
+    run_reference,
+)
 from verifier.loader import read_inspection, render
 from verifier.plan.agreement import difference, read_calls, untested
 from verifier.plan.audit import audit, library_steps
 from verifier.plan.reader import PlanError, read_plan
 from verifier.plan.schema import Plan
-from verifier.problem import Problem, Role, Workload
+from verifier.problem import LibraryPolicy, Problem, Role, Workload
 from verifier.sandbox.limits import Limits
 from verifier.sandbox.zygote import JobResult, Zygote, isolation_gaps
 from verifier.verdict import (
@@ -72,6 +80,7 @@ _GATE_STATUS = {
     "malformed-answer": Status.CRASH,
     "behaves-differently": Status.REJECTED,
     "kernel-without-effect": Status.REJECTED,
+    "copy-kernel": Status.REJECTED,
 }
 """Status by the code of a failed gate's errors, the first that is found; any other error is a wrong result."""
 
@@ -115,6 +124,8 @@ class _Kept:
     source: str
     profiled: _Profiled
     cuda: bool
+    plan: Plan
+    blobs: Mapping[str, bytes]
     """A kernel of CUDA C++ is among its kernels: Triton's interpreter cannot run it."""
 
 
@@ -141,6 +152,7 @@ class Judge:
             if self._arguments is None:
                 self._arguments = [self._inspected(w) for w in self._workloads()]
                 self._base = self._traced_reference()
+                run_reference(self.problem, self._zygotes, self._seed)
 
     def judge(self, candidate: Candidate) -> Verdict:
         """All stages of one candidate, one after the other."""
@@ -174,7 +186,7 @@ class Judge:
     def test(self, stage: CompileStage) -> TestStage:
         """The interpreter gate."""
         kept = self._kept[stage.handle]
-        report = _NO_INTERPRETER if kept.cuda else run_gate(self.problem, kept.source, self._zygotes, self._seed)
+        report = _NO_INTERPRETER if kept.cuda else self._gate(kept)
         if report.outcome == "passed":
             return TestStage(report=report)
         if report.outcome == "not_applicable":
@@ -184,6 +196,38 @@ class Judge:
         code = next((code for code in _GATE_STATUS if code in codes), "")
         status = _GATE_STATUS.get(code, Status.WRONG)
         return TestStage(report=report, status=status, reason=codes.get(code, report.reason))
+
+    def _gate(self, kept: _Kept) -> TestReport:
+        def check(expected: Expected, calls: list[Any]) -> Diagnostic | None:
+            return self._disagreement(kept, expected, calls)
+
+        library = any(library_steps(program) for program in kept.plan.programs)
+        spoil = library and self.problem.library is not LibraryPolicy.ALLOWED
+        return run_gate(self.problem, kept.source, self._zygotes, self._seed, check=check, spoil=spoil)
+
+    def _disagreement(self, kept: _Kept, expected: Expected, calls: list[Any]) -> Diagnostic | None:
+        """Traces the workload that was tested and compares; a warning where nothing can be compared."""
+        value = expected.value
+        workload = {
+            "name": expected.workload.name, "init": value["init"]["items"], "log": True,
+            "inputs": value["draws"][0]["inputs"]["items"],
+        }  # fmt: skip
+        job = self._trace(kept.source, "candidate.py", "ModelNew", [workload])
+        try:
+            if job.outcome != "ok" or job.value["status"] != "ok":
+                said = job.value["diagnostics"][0]["message"] if job.outcome == "ok" else job.outcome
+                message = f"the tested workload cannot be traced, so it says nothing about the plan: {said}"
+                return Diagnostic(severity="warning", code="not-compared", message=message)
+            small = read_plan(job.value["plan"], job.blobs)
+            differs = difference(read_calls(job.value["calls"]), read_calls(calls))
+        except (PlanError, ValueError, KeyError, TypeError, IndexError) as forged:
+            message = f"the trace of the tested workload gave no valid plan: {forged}"
+            return Diagnostic(severity="error", code="behaves-differently", message=message)
+        if differs:
+            return Diagnostic(severity="error", code="behaves-differently", message=differs)
+        if reason := untested(kept.plan, kept.blobs, small, job.blobs):
+            return Diagnostic(severity="warning", code="not-compared", message=reason)
+        return None
 
     def profile(self, stage: CompileStage, test: TestStage) -> ProfileReport:
         """The analytic estimate and its diagnosis; no clock ran."""
@@ -315,7 +359,7 @@ class Judge:
             return CompileStage(report=report, status=Status.REJECTED, reason=errors[0].message, handle=candidate.id)
         cuda = any(kernel.language == "cuda" for kernel in plan.kernels.values())
         with self._lock:
-            self._kept[candidate.id] = _Kept(candidate.source, profiled, cuda)
+            self._kept[candidate.id] = _Kept(candidate.source, profiled, cuda, plan, job.blobs)
         return CompileStage(report=report, handle=candidate.id)
 
     def _score(self, profile: ProfileReport | None) -> float | None:

@@ -107,9 +107,7 @@ def user_errors(problem: Problem) -> Iterator[None]:
         message = f"{type(error).__name__}: {error}".strip(": ")
         module = error.name if isinstance(error, ModuleNotFoundError) else None
         step = f"install the module `{module}`, which the problem file imports" if module else ""
-        raise ProblemError(
-            message, file=problem.file, line=_line_in(problem, error), next_step=step
-        ) from error
+        raise ProblemError(message, file=problem.file, line=_line_in(problem, error), next_step=step) from error
 
 
 def arguments(problem: Problem, module: ModuleType) -> tuple[list[Any], list[Any]]:

@@ -148,9 +148,7 @@ def span(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
 
 def empty(spec: Spec, device: torch.device | str = "cpu") -> Any:
     """The argument with uninitialised tensors on `device`; under FakeTensorMode the tensors are fake."""
-    return build(
-        spec, lambda shape, dtype, stride: torch.empty_strided(shape, stride, dtype=dtype, device=device)
-    )
+    return build(spec, lambda shape, dtype, stride: torch.empty_strided(shape, stride, dtype=dtype, device=device))
 
 
 def leaves(value: object) -> Iterator[torch.Tensor]:

@@ -53,11 +53,7 @@ def test_distributions() -> None:
 
 
 def test_seeds_of_uses_differ() -> None:
-    seeds = {
-        inputs.derive_seed(s, *names)
-        for s in (1, 2)
-        for names in (("a", "b"), ("a",), ("ab",), ("a", "b", ""))
-    }
+    seeds = {inputs.derive_seed(s, *names) for s in (1, 2) for names in (("a", "b"), ("a",), ("ab",), ("a", "b", ""))}
     assert len(seeds) == 8
     assert all(0 <= s < 2**63 for s in seeds)
 

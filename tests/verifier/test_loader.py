@@ -303,9 +303,7 @@ def test_a_file_that_reads_values_is_really_run_within_a_limit() -> None:
         ("    return [object()]", "an argument cannot be described", None),
     ],
 )
-def test_broken_inputs_cross_the_process_boundary_as_problem_errors(
-    body: str, message: str, line: int | None
-) -> None:
+def test_broken_inputs_cross_the_process_boundary_as_problem_errors(body: str, message: str, line: int | None) -> None:
     start = PLAIN.index("    index =")
     source = PLAIN[:start] + body + "\n\n" + PLAIN[PLAIN.index("def get_init_inputs") :]
     payload = {"problem": problem(source).model_dump(mode="json"), "workload": "default"}

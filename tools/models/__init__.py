@@ -79,9 +79,7 @@ def _batch(argument: str, folder: Path | None, models_file: Path | None) -> Mode
     name, _, served = argument.partition(":")
     profiles = _profiles(models_file)
     if name not in profiles:
-        raise UsageError(
-            f"batch:NAME needs a profile's name, not {name!r}; known: {', '.join(sorted(profiles))}"
-        )
+        raise UsageError(f"batch:NAME needs a profile's name, not {name!r}; known: {', '.join(sorted(profiles))}")
     return Batch(_served(profiles[name], served), folder)
 
 
@@ -105,9 +103,7 @@ def _over_http(profile: ModelProfile) -> Model:
     from tools.models.openai_compatible import OpenAICompatible
 
     if not profile.base_url:
-        raise UsageError(
-            f"the profile {profile.name} has no base_url", next_step=f"Use --model batch:{profile.name}."
-        )
+        raise UsageError(f"the profile {profile.name} has no base_url", next_step=f"Use --model batch:{profile.name}.")
     return OpenAICompatible(profile)
 
 

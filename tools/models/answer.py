@@ -161,9 +161,7 @@ def _text(content: object) -> str:
 
 
 def _reasoning(message: dict[str, Any]) -> str:
-    return next(
-        (v for n in ("reasoning", "reasoning_content") if isinstance(v := message.get(n), str) and v), ""
-    )
+    return next((v for n in ("reasoning", "reasoning_content") if isinstance(v := message.get(n), str) and v), "")
 
 
 def _answer(content: str, reasoning: str, finish: object, model: object, usage: object) -> Answer:

@@ -87,9 +87,7 @@ class Prices(Record):
     output: float = Field(default=0.0, ge=0)
 
     def dollars(self, usage: Usage) -> float:
-        return (
-            usage.uncached * self.uncached + usage.cached * self.cached + usage.output * self.output
-        ) / 1e6
+        return (usage.uncached * self.uncached + usage.cached * self.cached + usage.output * self.output) / 1e6
 
 
 class ModelProfile(Record):

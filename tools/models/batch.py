@@ -124,9 +124,7 @@ class Batch:
         return completion
 
     def completion(self, request: ModelRequest, answer: Answer) -> Completion:
-        seen = Seen(
-            utf8_bytes(*(m.content for m in request.messages)), utf8_bytes(answer.text, answer.reasoning)
-        )
+        seen = Seen(utf8_bytes(*(m.content for m in request.messages)), utf8_bytes(answer.text, answer.reasoning))
         return Completion(
             request=request.id,
             text=answer.text,

@@ -62,9 +62,7 @@ def learn(quirks: Quirks, sent: dict[str, Any], refusal: object) -> tuple[Quirks
         return None
     for name in (n for n in sent if _names(refusal, text, n)):
         if name in OTHER_NAME:
-            return replace(
-                quirks, max_tokens_field=OTHER_NAME[name]
-            ), f"learned to send {OTHER_NAME[name]} for {name}"
+            return replace(quirks, max_tokens_field=OTHER_NAME[name]), f"learned to send {OTHER_NAME[name]} for {name}"
         if name in OPTIONAL:
             return replace(quirks, refused=quirks.refused | {name}), f"learned to leave out {name}"
     return None

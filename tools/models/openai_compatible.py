@@ -40,9 +40,7 @@ from verifier.errors import UsageError
 
 RAW_HEADER = "x-stainless-raw-response"
 """The library reads it back from the request to know that the caller wants the bytes."""
-HEADERS = frozenset(
-    {"host", "accept", "connection", "content-type", "content-length", "user-agent", RAW_HEADER}
-)
+HEADERS = frozenset({"host", "accept", "connection", "content-type", "content-length", "user-agent", RAW_HEADER})
 LARGEST_BODY = 64 << 20
 """Bytes of a response; more is no completion."""
 LONGEST_ERROR = 300
@@ -102,9 +100,7 @@ class OpenAICompatible:
         started = time.monotonic()
         async with _client(self.profile, key) as client:
             answer, attempts = await self._loop(client, request, key)
-        seen = Seen(
-            utf8_bytes(*(m.content for m in request.messages)), utf8_bytes(answer.text, answer.reasoning)
-        )
+        seen = Seen(utf8_bytes(*(m.content for m in request.messages)), utf8_bytes(answer.text, answer.reasoning))
         return Completion(
             request=request.id,
             text=answer.text,
@@ -131,11 +127,7 @@ class OpenAICompatible:
                 tried.add(quirks)
             unreached = 0 if response.sent else unreached + 1
             again = again and number + 1 < self.retry.attempts and unreached < self.retry.unreached
-            wait = (
-                self.retry.wait(request.digest, number, response.retry_after)
-                if again and response.retried
-                else 0.0
-            )
+            wait = self.retry.wait(request.digest, number, response.retry_after) if again and response.retried else 0.0
             attempts.append(
                 HttpAttempt(
                     status=response.status,

@@ -58,13 +58,9 @@ def _profile(name: str, table: object, source: str) -> ModelProfile:
 def _check_url(profile: ModelProfile, source: str) -> None:
     url = urlsplit(profile.base_url)
     if profile.base_url and (url.scheme not in ("http", "https") or not url.hostname):
-        raise UsageError(
-            f"{source}: [{profile.name}] base_url: it must start with http:// or https:// and name a host"
-        )
+        raise UsageError(f"{source}: [{profile.name}] base_url: it must start with http:// or https:// and name a host")
     if url.username or url.password or url.query:
-        raise UsageError(
-            f"{source}: [{profile.name}] base_url: a user, password or query does not belong in it"
-        )
+        raise UsageError(f"{source}: [{profile.name}] base_url: a user, password or query does not belong in it")
 
 
 def _read(path: Path) -> str:

@@ -59,9 +59,7 @@ def completion_body(reply: Reply, body: dict[str, Any]) -> dict[str, Any]:
         "finish_reason": reply.finish_reason,
     }
     usage = _usage(reply, body)
-    return {**_frame(reply, body, "chat.completion"), "choices": [choice]} | (
-        {} if usage is None else {"usage": usage}
-    )
+    return {**_frame(reply, body, "chat.completion"), "choices": [choice]} | ({} if usage is None else {"usage": usage})
 
 
 def stream_events(reply: Reply, body: dict[str, Any]) -> list[bytes]:

@@ -30,9 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         script = canned(args.answers) if args.answers else sampled(make_model("sampler"))
-        server = LocalServer(
-            then=_written_down(script, args.requests) if args.requests else script, port=args.port
-        )
+        server = LocalServer(then=_written_down(script, args.requests) if args.requests else script, port=args.port)
     except (UsageError, OSError) as error:
         print(f"error: {error}")
         return 2
@@ -52,11 +50,7 @@ def canned(path: Path) -> Script:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the answers file {path} cannot be read: {error}") from None
     lines = [line for line in text.splitlines() if line.strip()]
-    replies = (
-        [_reply(path, n, line) for n, line in enumerate(lines, 1)]
-        if path.suffix == ".jsonl"
-        else [Reply(text)]
-    )
+    replies = [_reply(path, n, line) for n, line in enumerate(lines, 1)] if path.suffix == ".jsonl" else [Reply(text)]
     if not replies:
         raise UsageError(f"the answers file {path} is empty")
     turns = cycle(replies)
@@ -108,8 +102,6 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m tools.models.server", description="A local chat completions server."
     )
     parser.add_argument("--port", type=int, default=8765, help="port on 127.0.0.1 (default 8765)")
-    parser.add_argument(
-        "--answers", type=Path, help="answers to give in turn; without it the template sampler answers"
-    )
+    parser.add_argument("--answers", type=Path, help="answers to give in turn; without it the template sampler answers")
     parser.add_argument("--requests", type=Path, help="file to append the request bodies to")
     return parser

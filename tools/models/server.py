@@ -190,9 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _stream(self, reply: Reply, body: dict[str, Any]) -> None:
         """Chunked. A cut one ends in the middle: by a broken connection, or ("end") as if that were all."""
-        self._head(
-            200, {"content-type": "text/event-stream", "transfer-encoding": "chunked", **reply.headers}
-        )
+        self._head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked", **reply.headers})
         events = stream_events(reply, body)
         for event in events[: len(events) // 2] if reply.fault in ("cut", "end", "stall") else events:
             self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))

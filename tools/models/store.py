@@ -104,9 +104,7 @@ class CompletionStore:
 
     def dispatches(self) -> tuple[Dispatch, ...]:
         """Every dispatch of the run, answered ones included, by file name and then by age."""
-        answered = {
-            d.key: d for path in self._paths() if _is_answer(path) and (d := _answered(path)) is not None
-        }
+        answered = {d.key: d for path in self._paths() if _is_answer(path) and (d := _answered(path)) is not None}
         logs = [read_record(path, _Log) for path in self._paths() if path.name.endswith(".sent.json")]
         marked = [d for log in logs if log is not None for d in log.dispatches]
         return (*answered.values(), *(d for d in marked if d.key not in answered))

@@ -55,9 +55,7 @@ def read_count(value: object) -> int | None:
 def read_usage(raw: object, seen: Seen, *, doubtful: bool = False) -> Usage:
     """The usage object of a chat completion as a `Usage`. `doubtful`: the caller saw it contradict itself."""
     fields = raw if isinstance(raw, dict) else {}
-    reasoning, reasoning_said = _detail(
-        fields, "completion_tokens_details", "reasoning_tokens", "reasoning_tokens"
-    )
+    reasoning, reasoning_said = _detail(fields, "completion_tokens_details", "reasoning_tokens", "reasoning_tokens")
     cached, cached_said = _detail(fields, "prompt_tokens_details", "cached_tokens", "prompt_cache_hit_tokens")
     prompt = _credible(read_count(fields.get("prompt_tokens")), seen.prompt)
     output = _credible(_whole_output(fields, reasoning), seen.output)

@@ -162,6 +162,16 @@ def run_gate(
     return _report(trials, time.perf_counter() - start)
 
 
+def run_reference(problem: Problem, zygotes: Zygotes, seed: int) -> None:
+    """Runs the reference on the first sizes that the gate would use, and keeps what it gave.
+
+    Raises ProblemError when it cannot run, InfrastructureError when the trusted job dies.
+    """
+    first = next(iter(scaling.choose(problem)), None)
+    if first is not None:
+        _expected(problem, zygotes, seed, first)
+
+
 def _report(trials: list[_Trial], seconds: float) -> TestReport:
     """One report: the first failure, else what passed, else every reason."""
     chosen = [t for t in trials if t.outcome == "failed"] or [t for t in trials if t.outcome == "passed"]
@@ -222,7 +232,7 @@ def _expected(problem: Problem, zygotes: Zygotes, seed: int, sizes: scaling.Size
         raise InfrastructureError(f"the reference job ended with {result.outcome}: {result.error}")
     value = result.value
     if value["status"] == "error" and not sizes.changed:
-        raise ProblemError(value["reason"], file=problem.file)
+        raise ProblemError(value["message"], file=problem.file, line=value["line"])
     if value["status"] != "ok":
         final = value["status"] == "stochastic"
         return _Trial("not_applicable", str(value["reason"]), scaling=sizes.scaling, final=final)

@@ -89,9 +89,7 @@ class Launcher:
             self._launch(executor, args, kwargs)
         device.captured(lambda: self._launch(executor, args, kwargs, replayed=True))
 
-    def _launch(
-        self, executor: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, replayed: bool = False
-    ) -> None:
+    def _launch(self, executor: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, replayed: bool = False) -> None:
         spec = inspect.getfullargspec(executor.fn)
         kwargs = {k: v for k, v in kwargs.items() if k in spec.args or k in spec.kwonlyargs}
         for hook in executor.pre_run_hooks:

@@ -66,7 +66,9 @@ def _attempt(problem: Problem, workload: Workload, max_bytes: int, payload: Mapp
     except _TooLarge as error:
         return {"status": "too_large", "reason": str(error)}, {}
     except ProblemError as error:
-        return {"status": "error", "reason": str(error)}, {}
+        place = f"{error.file}:{error.line}: " if error.line is not None else f"{error.file}: "
+        message = str(error).removeprefix(place)
+        return {"status": "error", "reason": str(error), "message": message, "line": error.line}, {}
     return {**value, "workload": workload.model_dump(mode="json")}, blobs
 
 

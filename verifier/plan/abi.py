@@ -41,18 +41,15 @@ def image(
     """KernelImage JSON. `arguments` are (type, access) of the TTIR function, as `ttir.accesses` reads
     them."""
     pairs = [
-        p
-        for name, kind in src.signature.items()
-        for p in flatten_signature(kind, str(name))
-        if p[1] != "constexpr"
+        p for name, kind in src.signature.items() for p in flatten_signature(kind, str(name)) if p[1] != "constexpr"
     ]
     kinds = param_accesses([k for _, k in pairs], arguments)
     params = [
-        {"name": n, "type": k, "size": param_size(k), "access": a}
-        for (n, k), a in zip(pairs, kinds, strict=True)
+        {"name": n, "type": k, "size": param_size(k), "access": a} for (n, k), a in zip(pairs, kinds, strict=True)
     ]
     fn = src.fn
     return {
+        "language": "triton", "block": None, "cluster": None,
         "name": metadata.name, "cubin": cubin, "ttir": ttir, "ptx": ptx, "num_warps": metadata.num_warps,
         "num_stages": metadata.num_stages, "num_ctas": metadata.num_ctas, "shared": metadata.shared,
         "global_bytes": 0,

@@ -1,18 +1,23 @@
 """The audit of a plan: does the candidate do the work, with its own kernels, as the problem allows?
 
 Pure data in, findings out; errors mean REJECTED. It follows data through storages, so a view carries its
-base's marks. What it cannot see: whether a kernel computes the right thing (the numeric stages do), and
-identity kernels placed around library compute under a policy that allows library compute.
+base's marks. What it cannot see: whether a kernel computes the right thing (the numeric stages do), and, where the
+problem allows library compute, a kernel with arithmetic that comes to nothing (an identity, a result that is
+multiplied by zero later). The interpreter's run finds the plain ones of these: it changes what kernels store
+and looks for an effect.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+from verifier.plan import ttir
 from verifier.plan.arguments import DescriptorArg, PointerArg, values_in
 from verifier.plan.reader import ITEM_BYTES
 from verifier.plan.schema import AtenStep, LaunchStep, Plan, Program
+from verifier.plan.source_rules import check_source
+from verifier.plan.target import TARGETS
 from verifier.plan.textutil import clip, excerpt
 from verifier.problem import LibraryPolicy, Precision, Problem
 from verifier.verdict import Diagnostic
@@ -28,21 +33,30 @@ _DTYPE_RANK = {
 }
 
 
-def audit(plan: Plan, problem: Problem, source: str) -> tuple[Diagnostic, ...]:
-    """Findings about the plan, errors first, each with the candidate's line where one is known."""
+def audit(
+    plan: Plan, problem: Problem, source: str, blobs: Mapping[str, bytes] | None = None
+) -> tuple[Diagnostic, ...]:
+    """Findings about the plan, errors first, each with the candidate's line where one is known.
+
+    `blobs` are the plan's; without them no kernel counts as one that only moves data.
+    """
     found: list[Diagnostic] = [Diagnostic(**f.model_dump()) for f in plan.findings]
+    found += check_source(source)
+    movers = _movers(plan, blobs or {})
     for image in plan.kernels.values():
         if image.global_bytes:
-            message = (
-                f"kernel `{image.name}` carries {image.global_bytes} bytes of memory that outlive a launch"
-            )
-            found.append(
-                Diagnostic(severity="error", code="writable-globals", line=image.line, message=message)
-            )
+            message = f"kernel `{image.title}` carries {image.global_bytes} bytes of memory that outlive a launch"
+            found.append(Diagnostic(severity="error", code="writable-globals", line=image.line, message=message))
     for program in plan.programs:
-        found += _Audit(plan, program, problem, source).run()
+        found += _Audit(plan, program, problem, source, movers).run()
     order = {"error": 0, "warning": 1, "advice": 2}
     return tuple(sorted(_merged(found), key=lambda d: order[d.severity]))
+
+
+def _movers(plan: Plan, blobs: Mapping[str, bytes]) -> frozenset[str]:
+    """Kernels that load and store without any arithmetic."""
+    texts = {key: blobs.get(f"{image.ttir}.ttir", b"") for key, image in plan.kernels.items()}
+    return frozenset(key for key, text in texts.items() if ttir.moves_only(text.decode(errors="replace")))
 
 
 def library_steps(program: Program) -> dict[str, int]:
@@ -64,8 +78,9 @@ def _merged(found: Iterable[Diagnostic]) -> list[Diagnostic]:
 class _Audit:
     """Findings of one program."""
 
-    def __init__(self, plan: Plan, program: Program, problem: Problem, source: str) -> None:
+    def __init__(self, plan: Plan, program: Program, problem: Problem, source: str, movers: frozenset[str]) -> None:
         self._plan, self._program, self._problem, self._source = plan, program, problem, source
+        self._movers = movers
         self._found: list[Diagnostic] = []
 
     def run(self) -> list[Diagnostic]:
@@ -75,12 +90,11 @@ class _Audit:
         self._library()
         self._precision()
         self._state()
+        self._memory()
         return self._found
 
     def _say(self, severity: str, code: str, message: str, line: int | None = None) -> None:
-        text = clip(
-            f"{message} (workload {self._program.workload})" if len(self._plan.programs) > 1 else message
-        )
+        text = clip(f"{message} (workload {self._program.workload})" if len(self._plan.programs) > 1 else message)
         shown = excerpt(self._source, line, None)
         self._found.append(Diagnostic.model_validate(
             {"severity": severity, "code": code, "message": text, "line": line,
@@ -97,16 +111,16 @@ class _Audit:
             )
 
     def _foreign(self) -> None:
-        """An earlier call's input that is still needed means that a result is remembered instead of
-        computed."""
+        """An earlier call's input that an output still needs means that a result is remembered instead of
+        computed. Steps that no output needs do not count: running statistics, for example."""
         stale = {i for i, s in enumerate(self._program.storages) if s.origin == "earlier_input"}
         tainted = set(stale)
         for step in self._program.setup:
             reads, writes, _ = _effects(self._plan, self._program, step)
             if reads & tainted:
                 tainted |= writes
-        used = set(self._output_storages())
-        for step in self._program.forward:
+        used = self._results()
+        for step in self._needed(used):
             used |= _effects(self._plan, self._program, step)[0]
         if used & tainted:
             line = next((s.line for s in reversed(self._program.setup)
@@ -114,6 +128,23 @@ class _Audit:
             self._say("error", "foreign-output",
                 "forward uses a result that an earlier call computed from its own inputs; "
                       "compute everything from the arguments of the current call", line)  # fmt: skip
+
+    def _results(self) -> set[int]:
+        """Storages that the caller sees after the call: outputs and mutated inputs."""
+        program = self._program
+        mutated = {program.values[program.inputs[i]].storage for i in program.mutated_inputs}
+        return mutated | set(self._output_storages())
+
+    def _needed(self, targets: set[int]) -> list[AtenStep | LaunchStep]:
+        """Steps of forward on the way to the final content of `targets`, the last one first."""
+        needed: list[AtenStep | LaunchStep] = []
+        live = set(targets)
+        for step in reversed(self._program.forward):
+            reads, writes, kills = _effects(self._plan, self._program, step)
+            if writes & live:
+                needed.append(step)
+                live = (live - kills) | reads
+        return needed
 
     # -- data flow ---------------------------------------------------------------------------------
 
@@ -123,7 +154,7 @@ class _Audit:
     def _flow(self) -> None:
         program = self._program
         inputs = {program.values[v].storage for v in program.inputs}
-        from_input, from_launch, written = set(inputs), set[int](), set[int]()
+        from_input, from_launch, computed, written = set(inputs), set[int](), set[int](), set[int]()
         for step in program.forward:
             reads, writes, kills = _effects(self._plan, program, step)
             launch = isinstance(step, LaunchStep)
@@ -131,13 +162,14 @@ class _Audit:
             shown_input, shown_launch = bool(reads & from_input), launch or bool(reads & from_launch)
             from_input = kept_input | (writes if shown_input else set())
             from_launch = kept_launch | (writes if shown_launch else set())
+            computes = isinstance(step, LaunchStep) and step.kernel not in self._movers
+            computed = (computed - kills) | (writes if computes or reads & computed else set())
             written |= writes if not (isinstance(step, AtenStep) and step.role == "alloc") else set()
         self._check_outputs(inputs, from_input, from_launch, written)
+        self._check_movers(from_launch - computed)
         self._decoys()
 
-    def _check_outputs(
-        self, inputs: set[int], from_input: set[int], from_launch: set[int], written: set[int]
-    ) -> None:
+    def _check_outputs(self, inputs: set[int], from_input: set[int], from_launch: set[int], written: set[int]) -> None:
         storages = self._output_storages()
         if not storages:
             self._say("error", "no-output", "forward returns no tensor")
@@ -158,23 +190,26 @@ class _Audit:
             elif storage not in from_launch and self._program.launches() and size:
                 self._say("error", "kernel-not-used", f"no custom kernel is on the way to output {i}")
 
+    def _check_movers(self, moved: set[int]) -> None:
+        """Outputs that kernels only moved, while the library computed."""
+        if not any(s.role == "compute" for s in self._program.library()):
+            return
+        for i, storage in enumerate(self._output_storages()):
+            if storage in moved:
+                self._say(
+                    "error",
+                    "copy-kernel",
+                    f"the custom kernels on the way to output {i} only copy data; library operators compute it",
+                )
+
     def _decoys(self) -> None:
         """Launches whose results nothing uses, found backwards from the outputs and the mutated state."""
-        program = self._program
-        live = set(self._output_storages()) | {
-            program.values[program.inputs[i]].storage for i in program.mutated_inputs
-        }
-        live |= set(program.restore)
-        for step in reversed(program.forward):
-            reads, writes, kills = _effects(self._plan, program, step)
-            if not writes & live:
-                if isinstance(step, LaunchStep):
-                    name = self._plan.kernels[step.kernel].name
-                    self._say(
-                        "warning", "decoy-launch", f"the result of kernel `{name}` is never used", step.line
-                    )
-                continue
-            live = (live - kills) | reads
+        needed = {id(step) for step in self._needed(self._results() | set(self._program.restore))}
+        for step in reversed(self._program.launches()):
+            if id(step) not in needed:
+                name = self._plan.kernels[step.kernel].title
+                message = f"the result of kernel `{name}` is never used"
+                self._say("warning", "decoy-launch", message, step.line)
 
     # -- policy ------------------------------------------------------------------------------------
 
@@ -194,18 +229,14 @@ class _Audit:
                     steps[0].line,
                 )
         for step in (s for s in compute if s.role == "random"):
-            self._say(
-                "warning", "random", f"`{step.op}` draws random numbers, so repeated calls differ", step.line
-            )
+            self._say("warning", "random", f"`{step.op}` draws random numbers, so repeated calls differ", step.line)
         host = [s for s in self._program.library() if self._on_host(s)]
         if host:
             self._say("warning", "host-compute", f"forward runs `{host[0].op}` on the host", host[0].line)
 
     def _on_host(self, step: AtenStep) -> bool:
         storages = [self._program.storages[self._program.values[v].storage] for v in step.outputs]
-        return (
-            step.role in ("compute", "move") and bool(storages) and all(s.device == "cpu" for s in storages)
-        )
+        return step.role in ("compute", "move") and bool(storages) and all(s.device == "cpu" for s in storages)
 
     def _precision(self) -> None:
         """Buffers narrower than the contract, unless the task's own inputs are as narrow."""
@@ -232,10 +263,18 @@ class _Audit:
             self._say("warning", "carried-state",
                 f"forward carries {len(carried)} buffer(s) from call to call; they are "
                       "restored before every run")  # fmt: skip
+        weights = [n for n in program.mutated if n in program.parameters and not program.parameters[n].buffer]
+        if weights:
+            self._say("error", "parameter-mutated", f"forward writes into the parameter `{weights[0]}`")
         if program.mutated_inputs:
-            self._say(
-                "warning", "input-mutated", f"forward writes its input {program.mutated_inputs[0]} in place"
-            )
+            self._say("warning", "input-mutated", f"forward writes its input {program.mutated_inputs[0]} in place")
+
+    def _memory(self) -> None:
+        target = TARGETS.get(self._plan.target)
+        largest = max((s.bytes for s in self._program.storages if s.device == "cuda"), default=0)
+        if target is not None and largest > target.total_memory:
+            message = f"a tensor of {largest >> 30} GiB does not fit the device's {target.total_memory >> 30} GiB"
+            self._say("error", "out-of-memory", message)
 
 
 def _by_op(steps: list[AtenStep]) -> dict[str, list[AtenStep]]:
@@ -248,14 +287,10 @@ def _by_op(steps: list[AtenStep]) -> dict[str, list[AtenStep]]:
 def _written_values(step: AtenStep | LaunchStep) -> Iterable[int]:
     if isinstance(step, AtenStep):
         return (*step.outputs, *step.mutates)
-    return tuple(
-        a.value for a in step.args if isinstance(a, PointerArg | DescriptorArg) and a.value is not None
-    )
+    return tuple(a.value for a in step.args if isinstance(a, PointerArg | DescriptorArg) and a.value is not None)
 
 
-def _effects(
-    plan: Plan, program: Program, step: AtenStep | LaunchStep
-) -> tuple[set[int], set[int], set[int]]:
+def _effects(plan: Plan, program: Program, step: AtenStep | LaunchStep) -> tuple[set[int], set[int], set[int]]:
     """Storages that a step reads, writes and fully overwrites (its first alternative, for a launch)."""
     if isinstance(step, AtenStep):
         return _aten_effects(program, step)

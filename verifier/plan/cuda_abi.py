@@ -1,23 +1,19 @@
-"""What a cubin of CUDA C++ says about a kernel, and host values as its launch arguments.
+"""What a cubin of CUDA C++ says about a kernel.
 
 The cubin is the authority on sizes (EIATTR_KPARAM_INFO), registers, shared memory and launch bounds; the PTX
 beside it adds types and accesses. `parameters` joins both and is used by the recorder and by the plan's reader
-alike.
+alike. Loads neither torch nor Triton.
 """
 
 from __future__ import annotations
 
-import ctypes
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import numpy as np
 
 from verifier.plan import elf, ptx
 
-_KPARAM_INFO, _MAX_THREADS, _REQUIRED_THREADS = 0x17, 0x05, 0x10
+_KPARAM_INFO, _MAX_THREADS, _REQUIRED_THREADS, _REGISTERS = 0x17, 0x05, 0x10, 0x2F
 _SIZED = 4
 """Format byte of an attribute that carries its own length; the others carry two bytes."""
 RESERVED_SHARED = 1024
@@ -65,9 +61,20 @@ def read_facts(cubin: bytes, kernel: str) -> KernelFacts:
             threads.append(x * y * z)
     shared = sections.get(f".nv.shared.{kernel}", (0, b""))[0]
     reserved = RESERVED_SHARED if ".nv.shared.reserved.0" in sections else 0
-    registers = elf.section_info(cubin).get(f".text.{kernel}", 0) >> 24
+    registers = _registers(cubin, sections.get(".nv.info", (0, b""))[1], kernel)
     ordered = tuple(sizes[i] for i in sorted(sizes))
     return KernelFacts(ordered, registers, max(0, shared - reserved), min(threads, default=None))
+
+
+def _registers(cubin: bytes, info: bytes, kernel: str) -> int:
+    """Registers per thread. Raises CubinError where the file does not say."""
+    names = elf.symbols(cubin)
+    for attribute, data in _attributes(info):
+        if attribute == _REGISTERS and len(data) >= 8:
+            symbol, count = struct.unpack_from("<II", data)
+            if symbol < len(names) and names[symbol] == kernel:
+                return int(count)
+    raise CubinError(f"the cubin does not say how many registers {kernel!r} takes")
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -97,71 +104,3 @@ def parameters(cubin: bytes, text: str, kernel: str) -> tuple[ptx.PtxParam, ...]
 def _unknown(size: int) -> ptx.PtxParam:
     kind = {1: "u8", 2: "u16", 4: "u32", 8: "i64"}.get(size, "bytes")
     return ptx.PtxParam(kind, size, "both" if size == 8 else "none")
-
-
-# -- host values -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class HostValue:
-    """A scalar as the launch would copy it. `kind` decides how its bits are read."""
-
-    kind: Literal["int", "float", "half"]
-    value: int | float
-    size: int
-    described: str
-
-
-def host_value(arg: object) -> HostValue | None:
-    """The scalar that a launch makes of a Python object, by the rules that cuda.core and CuPy share: a Python int
-    takes 8 bytes, a Python float is a double. None for anything else."""
-    name = type(arg).__name__
-    if isinstance(arg, bool | np.bool_):
-        return HostValue("int", int(arg), 1, name)
-    if isinstance(arg, np.floating):
-        return _numpy_float(arg, name)
-    if isinstance(arg, np.integer):
-        return HostValue("int", int(arg), arg.dtype.itemsize, name)
-    if isinstance(arg, int):
-        return HostValue("int", int(arg), 8, "Python int")
-    if isinstance(arg, float):
-        return HostValue("float", float(arg), 8, "Python float")
-    if isinstance(arg, ctypes._SimpleCData):
-        return _ctypes_value(arg, f"ctypes.{name}")
-    return None
-
-
-def _numpy_float(arg: np.floating[Any], name: str) -> HostValue | None:
-    size = arg.dtype.itemsize
-    if size == 2:
-        return HostValue("half", int(np.asarray(arg).view(np.uint16)), 2, name)
-    return HostValue("float", float(arg), size, name) if size in (4, 8) else None
-
-
-def _ctypes_value(arg: Any, name: str) -> HostValue | None:
-    size, value = ctypes.sizeof(arg), arg.value
-    if value is None:
-        value = 0
-    if isinstance(value, bool | int):
-        return HostValue("int", int(value), size, name)
-    return HostValue("float", value, size, name) if isinstance(value, float) and size in (4, 8) else None
-
-
-def fit(value: HostValue, param: ptx.PtxParam) -> int | float:
-    """The value as the parameter's number. Raises TypeError where the bytes that a launch copies would mean
-    something else."""
-    if param.type in ("fp32", "fp64"):
-        if value.kind != "float" or value.size != param.size:
-            wanted = "numpy.float32 or ctypes.c_float" if param.type == "fp32" else "numpy.float64 or a Python float"
-            raise TypeError(f"it takes a {param.size}-byte float: pass {wanted}, not {value.described}")
-        return value.value
-    if value.kind == "float":
-        wanted = "raw bits" if param.type.startswith("u") else "an integer"
-        raise TypeError(f"it takes {wanted} of {param.size} bytes, not {value.described}")
-    number = int(value.value)
-    if value.size < param.size:
-        raise TypeError(f"it takes {param.size} bytes, but {value.described} has {value.size}")
-    bits = 8 * param.size
-    if not -(1 << (bits - 1)) <= number < 1 << bits:
-        raise TypeError(f"{number} does not fit its {param.size} bytes")
-    return number

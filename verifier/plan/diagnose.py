@@ -11,7 +11,9 @@ from typing import Any
 from triton.compiler.errors import CompilationError
 from triton.runtime.errors import OutOfResources, PTXASError
 
+from verifier.plan import cuda_diagnose
 from verifier.plan.driver import LaunchLimitError
+from verifier.plan.nvrtc import CudaCompileError
 from verifier.plan.textutil import clip, excerpt
 
 _MLIR = re.compile(r"^(?:.*?\.py|<[^>]*>):(\d+):(\d+): error: (.*)$", re.M)
@@ -33,6 +35,11 @@ def explain(error: BaseException, source: str, filename: str, stderr: str) -> tu
     if isinstance(error, SyntaxError) and error.filename in (filename, None):
         column = error.offset - 1 if error.offset else None
         return "unparsable", diagnostic("syntax-error", error.msg, source, error.lineno, column)
+    if cuda := _cuda_error(error):
+        message, line, column = cuda_diagnose.explain(cuda, source)
+        if line is None:
+            line, column = _candidate_place(error.__traceback__, filename)
+        return "compile_error", diagnostic("compile-error", message, source, line, column)
     if errors := _compile_errors(error):
         return "compile_error", _from_compiler(errors, source, filename, error)
     where = _candidate_place(error.__traceback__, filename)
@@ -61,6 +68,16 @@ def _words(error: BaseException) -> str:
     return clip(f"{name}: {error}" if str(error) else name)
 
 
+def _cuda_error(error: BaseException) -> CudaCompileError | None:
+    """The CUDA compiler's error along the chain of causes and contexts."""
+    at: BaseException | None = error
+    for _ in range(32):
+        if at is None or isinstance(at, CudaCompileError):
+            return at
+        at = at.__cause__ or at.__context__
+    return None
+
+
 def _compile_errors(error: BaseException) -> list[CompilationError]:
     """Compile errors along the chain of causes, the outermost first."""
     found: list[CompilationError] = []
@@ -74,9 +91,7 @@ def _compile_errors(error: BaseException) -> list[CompilationError]:
     return found
 
 
-def _from_compiler(
-    errors: list[CompilationError], source: str, filename: str, outer: BaseException
-) -> dict[str, Any]:
+def _from_compiler(errors: list[CompilationError], source: str, filename: str, outer: BaseException) -> dict[str, Any]:
     """Message of the innermost error at the innermost place that lies in the candidate's file."""
     line, column = _candidate_place(outer.__traceback__, filename)
     for error in errors:

@@ -50,9 +50,7 @@ class Utils:
             "mem_bus_width": 6144,
         }  # fmt: skip
 
-    def load_binary(
-        self, _name: str, _cubin: bytes, _shared: int, _device: int
-    ) -> tuple[int, int, int, int, int]:
+    def load_binary(self, _name: str, _cubin: bytes, _shared: int, _device: int) -> tuple[int, int, int, int, int]:
         return 1, 1, 0, 0, self._target.threads_per_block
 
     def unload_module(self, *_args: object) -> None: ...
@@ -166,7 +164,8 @@ def install(target: TraceTarget, recorder: Recorder) -> Kernels:
 
     def run_noted(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            return run_jit(self, *args, **kwargs)
+            with recorder.log.pause():
+                return run_jit(self, *args, **kwargs)
         except Exception as failure:
             recorder.failures.append(failure)
             raise
@@ -194,6 +193,7 @@ def _autotune(tuner: Any, recorder: Recorder, args: tuple[Any, ...], kwargs: dic
             f"{len(configs)} autotune configurations; the first {MAX_ALTERNATIVES} count",
         )
     taken: list[tuple[Any, Step]] = []
+    mark = recorder.log.mark()
     result: Any = None
     failure: Exception | None = None
     for config in configs[:MAX_ALTERNATIVES]:
@@ -210,6 +210,8 @@ def _autotune(tuner: Any, recorder: Recorder, args: tuple[Any, ...], kwargs: dic
             tuner.best_config = config
         if (step := _one_launch(steps, config)) is not None:
             taken.append((config, step))
+    dropped = failure is not None or len(configs) > MAX_ALTERNATIVES
+    recorder.log.join(mark, {name for c in configs for name in c.kwargs} if dropped else ())
     if not taken and failure is not None:
         raise failure
     if taken:
@@ -222,8 +224,7 @@ def _run_config(tuner: Any, config: Any, args: tuple[Any, ...], kwargs: dict[str
     settings = config.all_kwargs()
     if clash := kwargs.keys() & config.kwargs.keys():
         raise ValueError(
-            f"Conflicting meta-parameters: {', '.join(clash)}. "
-            "Make sure that you don't re-define auto-tuned symbols."
+            f"Conflicting meta-parameters: {', '.join(clash)}. Make sure that you don't re-define auto-tuned symbols."
         )
     if config.pre_hook is not None:
         config.pre_hook({**tuner.nargs, **kwargs, **settings})
@@ -277,6 +278,7 @@ def _launcher(target: TraceTarget, recorder: Recorder, kernels: Kernels) -> type
                 enter(launch_metadata)
             sha, image = kernels.image(self._src, self._metadata)
             _check_scratch(image)
+            recorder.log.launch(self._src.fn.fn, grid, dict(zip(self._src.signature, args, strict=True)))
             if 0 not in grid:
                 recorder.append(_launch_step(recorder, sha, image, grid, abi.flatten(self._src, args)))
             if leave is not None:
@@ -295,9 +297,7 @@ def _check_launch(target: TraceTarget, grid: tuple[int, int, int], metadata: Any
 
 
 def _check_scratch(image: dict[str, Any]) -> None:
-    if image["global_scratch"]["size"] and isinstance(
-        _allocation._allocator.get(), _allocation.NullAllocator
-    ):
+    if image["global_scratch"]["size"] and isinstance(_allocation._allocator.get(), _allocation.NullAllocator):
         raise RuntimeError("Kernel requires a runtime memory allocation, but no allocator was set. "
                            "Use triton.set_allocator to specify an allocator.")  # fmt: skip
 

@@ -6,7 +6,9 @@ import struct
 
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SECTION = struct.Struct("<IIQQQQIIQQ")
+_SYMBOL = struct.Struct("<IBBHQQ")
 MAX_SECTIONS = 4096
+MAX_SYMBOLS = 65_536
 _NOBITS = 8
 _OPTIONS = {b"__CUDA_FTZ", b"__CUDA_ARCH", b"__CUDA_PREC_SQRT", b"__CUDA_PREC_DIV"}
 
@@ -16,6 +18,18 @@ def sections(data: bytes) -> list[tuple[str, int, bytes]]:
 
     A section without bytes in the file (zero-initialised memory) has empty content.
     """
+    return [(name, r[5], b"" if r[1] == _NOBITS else data[r[4] : r[4] + r[5]]) for name, r in _rows(data)]
+
+
+def symbols(data: bytes) -> list[str]:
+    """Names of the symbol table's entries, in order."""
+    content = {name: body for name, _, body in sections(data)}
+    table, names = content.get(".symtab", b""), content.get(".strtab", b"")
+    offsets = [entry[0] for entry in _SYMBOL.iter_unpack(table[: len(table) // _SYMBOL.size * _SYMBOL.size])]
+    return [names[offset:].split(b"\0", 1)[0].decode(errors="replace") for offset in offsets[:MAX_SYMBOLS]]
+
+
+def _rows(data: bytes) -> list[tuple[str, tuple[int, ...]]]:
     if len(data) < _HEADER.size or data[:6] != b"\x7fELF\x02\x01":
         return []
     fields = _HEADER.unpack_from(data)
@@ -25,14 +39,7 @@ def sections(data: bytes) -> list[tuple[str, int, bytes]]:
     rows = [_SECTION.unpack_from(data, start + i * _SECTION.size) for i in range(count)]
     names = rows[names_index]
     table = data[names[4] : names[4] + names[5]]
-    return [
-        (
-            table[r[0] :].split(b"\0", 1)[0].decode(errors="replace"),
-            r[5],
-            b"" if r[1] == _NOBITS else data[r[4] : r[4] + r[5]],
-        )
-        for r in rows
-    ]
+    return [(table[r[0] :].split(b"\0", 1)[0].decode(errors="replace"), r) for r in rows]
 
 
 def global_bytes(cubin: bytes) -> int:
@@ -41,9 +48,7 @@ def global_bytes(cubin: bytes) -> int:
     The compiler's own strings (names of libdevice options, which no kernel can address) do not count.
     """
     return sum(
-        size
-        for name, size, content in sections(cubin)
-        if name.startswith(".nv.global") and not _only_options(content)
+        size for name, size, content in sections(cubin) if name.startswith(".nv.global") and not _only_options(content)
     )
 
 

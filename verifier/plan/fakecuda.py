@@ -64,6 +64,9 @@ class FakeStream:
     def query(self) -> bool:
         return True
 
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, 0
+
 
 class _Nothing(contextlib.ContextDecorator):
     """A context that does nothing: torch.cuda.device, stream, device_of."""

@@ -3,28 +3,12 @@ recording."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-Role = Literal["alloc", "fill", "move", "compute", "random"]
+from verifier.plan.roles import base_name
 
-_ALLOC = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted"}
-_FILL = {
-    "zeros", "zeros_like", "new_zeros", "ones", "ones_like", "new_ones", "full", "full_like", "new_full",
-    "zero_", "fill_", "zero", "fill", "arange", "scalar_tensor", "eye", "linspace", "lift_fresh",
-    "lift_fresh_copy",
-}  # fmt: skip
-_MOVE = {
-    "clone", "copy_", "copy", "_to_copy", "cat", "stack", "constant_pad_nd", "repeat", "roll", "flip",
-    "index_select", "slice_scatter", "select_scatter", "as_strided_copy", "view_copy", "permute_copy",
-    "expand_copy",
-    "t_copy", "transpose_copy", "slice_copy", "select_copy", "split_copy", "split_with_sizes_copy",
-    "unbind_copy",
-    "_reshape_copy", "set_", "resize_", "as_strided_", "squeeze_", "unsqueeze_", "t_", "transpose_",
-    "contiguous",
-    "_pin_memory", "record_stream",
-}  # fmt: skip
 _SHAPE_ONLY = {
     "empty_like",
     "zeros_like",
@@ -52,23 +36,6 @@ _HIDDEN_WRITES = {
     "aten::cudnn_batch_norm": (3, 5, 5),
     "aten::_batch_norm_impl_index": (3, 5, 5),
 }
-
-
-def base_name(op: str) -> str:
-    """`aten::add.Tensor` -> `add`."""
-    return op.split("::", 1)[-1].split(".", 1)[0]
-
-
-def role_of(op: str, seeded: bool) -> Role:
-    """Role of an operator by its name; `seeded` says that it draws random numbers."""
-    name = base_name(op)
-    if name in _ALLOC:
-        return "alloc"
-    if seeded:
-        return "random"
-    if name in _FILL:
-        return "fill"
-    return "move" if name in _MOVE else "compute"
 
 
 def reads_data(op: str, position: int) -> bool:
@@ -111,13 +78,25 @@ def written_arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     return written
 
 
-def recurrent_result(op: str, args: tuple[Any, ...]) -> Any:
-    """Fake result of a padded LSTM, GRU or RNN by shape alone; taking it apart step by step would take seconds.
+def shape_result(op: str, args: tuple[Any, ...]) -> Any:
+    """Fake result by shape alone, where the operator's own way to it costs seconds or asks for a GPU; else None."""
+    if op == "aten::scaled_dot_product_attention":
+        return _attention_result(*args[:3])
+    if op in ("aten::lstm.input", "aten::gru.input", "aten::rnn_tanh.input", "aten::rnn_relu.input"):
+        return _recurrent_result(op, args)
+    return None
 
-    None for every other operator.
-    """
-    if op not in ("aten::lstm.input", "aten::gru.input", "aten::rnn_tanh.input", "aten::rnn_relu.input"):
+
+def _attention_result(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor | None:
+    """A CUDA build would ask the device for a kernel. None where the shapes do not fit, so that torch says why."""
+    same = query.shape[:-2] == key.shape[:-2] == value.shape[:-2] and query.dtype == key.dtype == value.dtype
+    if not same or query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
         return None
+    return query.new_empty((*query.shape[:-1], value.shape[-1]))
+
+
+def _recurrent_result(op: str, args: tuple[Any, ...]) -> Any:
+    """A padded LSTM, GRU or RNN: taking it apart step by step would take seconds."""
     data, hidden = args[0], args[1]
     states = list(hidden) if op == "aten::lstm.input" else [hidden]
     directions = 2 if args[7] else 1

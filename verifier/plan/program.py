@@ -147,9 +147,7 @@ def _encode_output(recorder: Recorder, output: Any, depth: int = 0) -> dict[str,
     if isinstance(output, torch.Tensor):
         plain = type(output) in (FakeTensor, torch.Tensor, torch.nn.Parameter)
         if not plain:
-            recorder.note(
-                "error", "tensor-subclass", f"forward returns a {type(output).__name__}, not a plain tensor"
-            )
+            recorder.note("error", "tensor-subclass", f"forward returns a {type(output).__name__}, not a plain tensor")
         if not isinstance(output, FakeTensor):
             output = recorder.import_real(output)
         if output.layout is not torch.strided:
@@ -223,9 +221,7 @@ class _Numbering:
         for old, new in self._storages.items():
             record = records[old]
             nbytes = int(record.keep.nbytes())
-            storages.append(
-                {"bytes": max(nbytes, record.nbytes), "device": record.device, "origin": origins[old]}
-            )
+            storages.append({"bytes": max(nbytes, record.nbytes), "device": record.device, "origin": origins[old]})
             if origins[old] == "constant":
                 data = base64.b64encode(record.data or b"").decode()
                 constants.append({"storage": new, "data": data})

@@ -20,8 +20,11 @@ _PARAM = re.compile(
     r"\.param\s+(?:\.align\s+\d+\s+)?\.(?P<type>\w+)\s+(?:\.ptr\s+(?:\.\w+\s+)*(?:\.align\s+\d+\s+)?)?(?P<name>[\w$]+)"
     r"(?:\[(?P<count>\d+)\])?"
 )
-_STATEMENT = re.compile(r"^\s*(?:@!?%\w+\s+)?([a-z][\w.:]*)\s+([^;]*);", re.M)
-_REGISTER = re.compile(r"%[A-Za-z_]\w*")
+_NOISE = re.compile(r"^\s*(?:\.(?:loc|pragma|file)\b[^\n]*|[$\w]+:(?!:))", re.M)
+_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
+_STATEMENT = re.compile(r"[\s{}]*(?:@!?%?[\w$]+\s+)?([a-z][\w.:]*)\s+(.*)", re.S)
+_REGISTER = re.compile(r"%?[A-Za-z_$][\w$]*")
+"""Also names without a percent sign: inline assembly declares its own."""
 _BRACKET = re.compile(r"\[([^\]]*)\]")
 _SCALARS = {"8": "i8", "16": "i16", "32": "i32", "64": "i64"}
 _FLOATS = {"f16": "u16", "f32": "fp32", "f64": "fp64"}
@@ -61,6 +64,7 @@ class _Flow:
 
 def parameters(text: str, kernel: str) -> tuple[PtxParam, ...] | None:
     """Parameters of an entry in order, None when the text has no such entry or it is too long to follow."""
+    text = _COMMENT.sub("", text)
     match = next((m for m in _ENTRY.finditer(text) if m.group(1) == kernel), None)
     if match is None:
         return None
@@ -98,10 +102,17 @@ def _finished(flow: _Flow, position: int, kind: str, size: int) -> PtxParam:
 
 
 def _statements(text: str, start: int) -> Iterator[tuple[str, str]]:
-    """(opcode, operands) of the body that starts at `start`; it ends at the first brace in column 0."""
-    end = text.find("\n}", start)
-    for match in _STATEMENT.finditer(text, start, len(text) if end < 0 else end):
-        yield match.group(1), match.group(2)
+    """(opcode, operands) of the body that starts at `start` and ends with its brace."""
+    end, depth = start, 1
+    for brace in re.finditer(r"[{}]", text[start:]):
+        depth += 1 if brace.group() == "{" else -1
+        if depth == 0:
+            end = start + brace.start()
+            break
+    for chunk in text[start:end].split(";"):
+        match = _STATEMENT.match(_NOISE.sub("", chunk))
+        if match is not None:
+            yield match.group(1), match.group(2)
 
 
 def _follow(flow: _Flow, statements: Sequence[tuple[str, str]]) -> None:

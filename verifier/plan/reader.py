@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 
 from pydantic import ValidationError
 
-from verifier.plan import abi_sizes, elf, ttir
+from verifier.plan import abi_sizes, cuda_image, elf, roles, ttir
 from verifier.plan.arguments import (
     ConstexprArg,
     DescriptorArg,
@@ -81,7 +81,17 @@ def _blob(blobs: Mapping[str, bytes], sha: str, suffix: str) -> bytes:
 
 
 def _check_kernel(sha: str, image: KernelImage, blobs: Mapping[str, bytes], target: TraceTarget) -> None:
+    if image.language == "cuda":
+        try:
+            cuda_image.check(sha, image, _blob(blobs, image.cubin, "cubin"), _blob(blobs, image.ptx, "ptx"), target)
+        except ValueError as wrong:
+            raise PlanError(f"kernel {image.name}: {wrong}") from None
+        return
     _require(image.cubin == sha, f"kernel {image.name}: key and cubin differ")
+    _require(image.num_warps in (1, 2, 4, 8, 16, 32), f"kernel {image.name}: {image.num_warps} warps")
+    _require(image.block is None and image.cluster is None, f"kernel {image.name}: a block of its own")
+    _require(image.ttir is not None, f"kernel {image.name}: no TTIR")
+    assert image.ttir is not None
     cubin = _blob(blobs, image.cubin, "cubin")
     _require(bool(elf.sections(cubin)), f"kernel {image.name}: the cubin is not an ELF file")
     _require(
@@ -93,9 +103,7 @@ def _check_kernel(sha: str, image: KernelImage, blobs: Mapping[str, bytes], targ
         image.num_warps * target.warp_size <= target.threads_per_block,
         f"kernel {image.name}: too many threads",
     )
-    _require(
-        image.shared <= target.shared_per_block, f"kernel {image.name}: {image.shared} bytes of shared memory"
-    )
+    _require(image.shared <= target.shared_per_block, f"kernel {image.name}: {image.shared} bytes of shared memory")
     kinds = [p.type for p in image.params]
     for param in image.params:
         _require(
@@ -103,9 +111,7 @@ def _check_kernel(sha: str, image: KernelImage, blobs: Mapping[str, bytes], targ
             f"kernel {image.name}: size of parameter {param.name!r}",
         )
     access = abi_sizes.param_accesses(kinds, ttir.accesses(text.decode(errors="replace")))
-    _require(
-        access == [p.access for p in image.params], f"kernel {image.name}: accesses differ from its TTIR"
-    )
+    _require(access == [p.access for p in image.params], f"kernel {image.name}: accesses differ from its TTIR")
 
 
 class _ProgramCheck:
@@ -136,14 +142,10 @@ class _ProgramCheck:
             _require(v.storage < len(p.storages), f"value {i}: storage {v.storage} does not exist")
             _require(len(v.shape) == len(v.stride), f"value {i}: shape and stride differ in length")
             last = (
-                0
-                if 0 in v.shape
-                else 1 + v.offset + sum((n - 1) * s for n, s in zip(v.shape, v.stride, strict=True))
+                0 if 0 in v.shape else 1 + v.offset + sum((n - 1) * s for n, s in zip(v.shape, v.stride, strict=True))
             )
             size = p.storages[v.storage].bytes
-            _require(
-                last * ITEM_BYTES[v.dtype] <= size, f"value {i}: the view leaves its storage of {size} bytes"
-            )
+            _require(last * ITEM_BYTES[v.dtype] <= size, f"value {i}: the view leaves its storage of {size} bytes")
 
     def _tables(self) -> None:
         p = self._program
@@ -178,9 +180,7 @@ class _ProgramCheck:
             size = len(base64.b64decode(constant.data, validate=True))
         except (binascii.Error, ValueError):
             raise PlanError("a constant is not base64") from None
-        _require(
-            size <= self._program.storages[constant.storage].bytes, "a constant is larger than its storage"
-        )
+        _require(size <= self._program.storages[constant.storage].bytes, "a constant is larger than its storage")
 
     def _has(self, value: int, where: str) -> None:
         _require(value < len(self._program.values), f"{where}: value {value} does not exist")
@@ -206,6 +206,7 @@ class _ProgramCheck:
 
     def _aten(self, step: AtenStep, origin: str) -> None:
         _require(step.flags < len(self._plan.flags), f"{step.op}: flags {step.flags} do not exist")
+        _require(roles.may_have(step.op, step.role), f"{step.op} is said to be {step.role!r}")
         for arg in (*step.args, *step.kwargs.values()):
             for value in values_in(arg):
                 self._used(value, step.op)
@@ -228,6 +229,10 @@ class _ProgramCheck:
         blocks = (launch.grid[0] * image.num_ctas, launch.grid[1], launch.grid[2])
         for count, limit in zip(blocks, self._target.grid_max, strict=True):
             _require(1 <= count <= limit, f"{image.name}: grid {launch.grid} is outside the target's limits")
+        try:
+            cuda_image.check_grid(image, launch.grid)
+        except ValueError as wrong:
+            raise PlanError(f"{image.name}: {wrong}") from None
         passed = [a for a in launch.args if not isinstance(a, ConstexprArg)]
         _require(
             len(passed) == len(image.params),

@@ -27,8 +27,9 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from verifier.plan import ops
+from verifier.plan import ops, roles
 from verifier.plan.address import AddressSpace, StorageRecord
+from verifier.plan.calllog import CallLog
 from verifier.specs import dtype_name
 
 MAX_STEPS = 20_000
@@ -69,11 +70,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Reasons why the plan cannot stand for the file; any of them makes the outcome `untraceable`."""
         self.failures: list[BaseException] = []
         """What the JIT raised, whether or not the candidate let it through."""
+        self.log = CallLog()
+        """What each call does, in the words that the interpreter uses too; filled where a payload asks for it."""
         self.phase = "import"
         self.paused = 0
         self._value_ids: dict[tuple[Any, ...], int] = {}
         self._imported: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._sink = self.steps
+        self._start = 0
         self._thread = threading.get_ident()
 
     # -- storages and values -----------------------------------------------------------------------
@@ -175,14 +179,19 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         finally:
             self.paused -= 1
 
+    def enter(self, phase: str) -> None:
+        """Starts a phase; each may have MAX_STEPS steps."""
+        self.phase, self._start = phase, len(self.steps)
+
     def append(self, step: Step) -> None:
         """Adds a step to the current list; a thread other than ours leaves a finding instead."""
         if threading.get_ident() != self._thread:
             self.note("error", "background-thread", "a kernel is launched from a background thread; only the "
                       "calling thread's work is part of the plan")  # fmt: skip
             return
-        if len(self.steps) + len(self._sink) > MAX_STEPS:
-            self.block("too-many-steps", f"more than {MAX_STEPS} steps")
+        before = self._start if self._sink is self.steps else 0
+        if len(self._sink) - before >= MAX_STEPS:
+            self.block("too-many-steps", f"more than {MAX_STEPS} steps in one call")
             raise Untraceable("too many steps")
         self._sink.append(step)
 
@@ -200,21 +209,17 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         del self._sink[mark:]
         return taken
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self.paused or func.namespace == "prim":
             return func(*args, **kwargs)
-        if func._schema.name in ("aten::lift_fresh", "aten::lift_fresh_copy") and not isinstance(
-            args[0], FakeTensor
-        ):
+        if func._schema.name in ("aten::lift_fresh", "aten::lift_fresh_copy") and not isinstance(args[0], FakeTensor):
             out = func(*args, **kwargs)
             self.constant(args[0], out)
             return out
         args, kwargs = tree_map_only(torch.Tensor, self._as_fake, (args, kwargs))
         try:
-            out = ops.recurrent_result(func.name(), args)
+            out = ops.shape_result(func.name(), args)
             out = func(*args, **kwargs) if out is None else out
         except (DataDependentOutputException, DynamicOutputShapeException):
             out = self._known_result(func, args, kwargs)
@@ -231,7 +236,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             found = host_value(self, args[0])
             if found is not None:
                 return found
-        raise self.value_read(f"`{ops.base_name(func.name())}`")
+        raise self.value_read(f"`{roles.base_name(func.name())}`")
 
     def _record(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         outputs = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
@@ -247,7 +252,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             step.kills = {self.storage(written[0]).id}
         step.kills |= fresh
         step.body = {
-            "kind": "aten", "op": op, "role": ops.role_of(op, ops.draws_random(func, args, kwargs)),
+            "kind": "aten", "op": op, "role": roles.role_of(op, ops.draws_random(func, args, kwargs)),
             "args": [self.encode(a) for a in args], "kwargs": {k: self.encode(v) for k, v in kwargs.items()},
             "outputs": [self.value(t) for t in outputs], "mutates": [self.value(t) for t in written],
             "flags": self._flags(), "line": self.line(),
@@ -257,9 +262,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _reads(self, op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> set[int]:
         found = [t for i, a in enumerate(args) for t in tree_leaves(a)
                  if isinstance(t, torch.Tensor) and ops.reads_data(op, i)]  # fmt: skip
-        found += [
-            t for k, a in kwargs.items() for t in tree_leaves(a) if isinstance(t, torch.Tensor) and k != "out"
-        ]
+        found += [t for k, a in kwargs.items() for t in tree_leaves(a) if isinstance(t, torch.Tensor) and k != "out"]
         return {self.storage(t).id for t in found}
 
     def _covers(self, tensor: torch.Tensor) -> bool:

@@ -25,10 +25,14 @@ from verifier.plan.arguments import (
     Size,
     values_in,
 )
+from verifier.plan.textutil import shown
 
 MAX_CONSTANT_BASE64 = 360 << 10
 
 # -- kernels ---------------------------------------------------------------------------------------
+
+
+Edge = Annotated[int, Field(ge=1, le=1024)]
 
 
 class Scratch(Part):
@@ -60,14 +64,26 @@ class DescriptorMeta(Part):
     is_im2col: bool = False
 
 
-class KernelImage(Part):
-    """A compiled kernel. Its cubin, TTIR and PTX are blobs by SHA-256."""
+SymbolName = Annotated[str, Field(min_length=1, max_length=1024)]
+Block = Annotated[tuple[Edge, Edge, Edge], Field()]
 
-    name: Name
+
+class KernelImage(Part):
+    """A compiled kernel. Its cubin, TTIR and PTX are blobs by SHA-256.
+
+    A kernel of CUDA C++ has no TTIR, takes no scratch pointers, and one image stands for one launch geometry.
+    """
+
+    language: Literal["triton", "cuda"] = "triton"
+    name: SymbolName
     cubin: Sha
-    ttir: Sha
+    ttir: Sha | None
     ptx: Sha
-    num_warps: Literal[1, 2, 4, 8, 16, 32]
+    block: Block | None = None
+    """Threads of a block by axis, for CUDA; a Triton block has num_warps x 32 in x."""
+    cluster: Block | None = None
+    """Blocks of a cluster by axis, for CUDA; Triton's has num_ctas in x."""
+    num_warps: Annotated[int, Field(ge=1, le=32)]
     num_stages: Annotated[int, Field(ge=0, le=64)]
     num_ctas: Annotated[int, Field(ge=1, le=16)]
     shared: Annotated[int, Field(ge=0, le=1 << 20)]
@@ -79,10 +95,15 @@ class KernelImage(Part):
     cooperative: bool
     pdl: bool
     params: Annotated[tuple[Param, ...], Field(max_length=512)]
-    """In launch order. The cubin takes two 8-byte scratch pointers after them."""
+    """In launch order. A Triton cubin takes two 8-byte scratch pointers after them."""
     tensor_descriptors: Annotated[tuple[DescriptorMeta, ...], Field(max_length=64)]
     line: Line
     """Line of the kernel's first decorator or `def`, None when unknown."""
+
+    @property
+    def title(self) -> str:
+        """The name for people; `name` is the symbol in the cubin."""
+        return shown(self.name) if self.language == "cuda" else self.name
 
 
 # -- steps -----------------------------------------------------------------------------------------

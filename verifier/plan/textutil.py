@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 MAX_IR_BYTES = 4 << 20
 MAX_MESSAGE = 2000
 
@@ -24,3 +26,12 @@ def excerpt(source: str, line: int | None, column: int | None) -> str:
         column = len(text) - len(text.lstrip())
     pad = "".join("\t" if c == "\t" else " " for c in text[:column])
     return f"{text}\n{pad}^"
+
+
+def shown(symbol: str) -> str:
+    """A symbol's own name without its mangling, as far as that is simple: `_Z5scaleIfLi8EEvPT_i` is `scale`."""
+    found = re.match(r"_Z(?:N\D*?)?(?:\d+_GLOBAL__N__\w*?)?(\d+)", symbol)
+    if not found:
+        return symbol
+    length = int(found.group(1))
+    return symbol[found.end() : found.end() + length] or symbol

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ import torch._dynamo
 import triton
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from verifier.plan import driver, fakecuda, program
+from verifier.plan import cuda_host, driver, fakecuda, program
 from verifier.plan.diagnose import diagnostic, explain
 from verifier.plan.record import Recorder, Untraceable
 from verifier.plan.target import TARGETS
@@ -53,8 +53,10 @@ class Session:
 def trace_job(
     payload: dict[str, Any], blobs: dict[str, bytes], workdir: Path
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Entry point; see the package's contract for payload and result. The plan is null unless status is
-    ok."""
+    """Entry point; see the package's contract for payload and result. The plan is null unless status is ok.
+
+    A workload with `"log": true` fills `calls`: what its two calls do, for `agreement.py`.
+    """
     source, target = str(payload["source"]), TARGETS[payload["target"]]
     filename = Path(str(payload["filename"])).name
     os.chdir(workdir)
@@ -66,6 +68,7 @@ def trace_job(
     fakecuda.install(target, recorder)
     session = Session(source, filename, str(payload["class"]), recorder, fake)
     kernels = driver.install(target, recorder)
+    cuda_host.install(target, recorder, kernels)
     with _stderr_file(Path(workdir)) as stderr:
         status, diagnostics, programs = _guarded(session, payload["workloads"], stderr)
     if status != "ok":
@@ -73,7 +76,7 @@ def trace_job(
     plan = _plan(session, kernels, target.name, programs)
     used = {h for image in plan["kernels"].values() for h in (image["cubin"], image["ttir"], image["ptx"])}
     kept = {name: data for name, data in kernels.blobs.items() if name.split(".")[0] in used}
-    return {"status": "ok", "diagnostics": diagnostics, "plan": plan}, kept
+    return {"status": "ok", "diagnostics": diagnostics, "plan": plan, "calls": recorder.log.calls}, kept
 
 
 def _guarded(session: Session, workloads: list[dict[str, Any]],
@@ -97,7 +100,7 @@ def _guarded(session: Session, workloads: list[dict[str, Any]],
             return status, [found, *_findings(session)], []
     if recorder.blockers:
         reasons = [diagnostic(b["code"], b["message"], source, b["line"]) for b in recorder.blockers[:8]]
-        return "untraceable", reasons, []
+        return "untraceable", [*reasons, *_findings(session)], []
     _note_swallowed(session, stderr)
     return "ok", _findings(session), programs
 
@@ -128,7 +131,7 @@ def _load(session: Session) -> types.ModuleType:
 
 def _trace_workload(session: Session, module: types.ModuleType, workload: dict[str, Any]) -> dict[str, Any]:
     recorder = session.recorder
-    recorder.phase = "init"
+    recorder.enter("init")
     init = [_argument(recorder, spec, "setup") for spec in workload["init"]]
     init_kwargs = {k: _argument(recorder, s, "setup") for k, s in workload.get("init_kwargs", {}).items()}
     torch.manual_seed(0)
@@ -136,13 +139,13 @@ def _trace_workload(session: Session, module: types.ModuleType, workload: dict[s
     if not isinstance(model, torch.nn.Module):
         raise NoModel(f"`{session.class_name}` is not a torch.nn.Module")
     named = program.named_tensors(recorder, model)
-    recorder.phase = "move"
+    recorder.enter("move")
     model.cuda()
     threads = threading.active_count()
-    recorder.phase = "call"
+    recorder.enter("call")
     _forward(recorder, model, workload, "earlier_input")
     start = recorder.mark()
-    recorder.phase = "plan"
+    recorder.enter("plan")
     live = {n.storage: n.name for n in program.named_tensors(recorder, model)}
     inputs, output = _forward(recorder, model, workload, "input")
     if threading.active_count() > threads:
@@ -162,7 +165,9 @@ def _forward(
     recorder: Recorder, model: torch.nn.Module, workload: dict[str, Any], origin: str
 ) -> tuple[list[torch.Tensor], Any]:
     arguments = [_argument(recorder, spec, origin) for spec in workload["inputs"]]
-    return list(leaves(arguments)), model(*arguments)
+    with recorder.log.call() if workload.get("log") else nullcontext():
+        output = model(*arguments)
+    return list(leaves(arguments)), output
 
 
 def _argument(recorder: Recorder, spec: dict[str, Any], origin: str) -> Any:
@@ -194,15 +199,13 @@ def _note_swallowed(session: Session, stderr: Path) -> None:
         )
 
 
-def _plan(
-    session: Session, kernels: driver.Kernels, target: str, programs: list[dict[str, Any]]
-) -> dict[str, Any]:
+def _plan(session: Session, kernels: driver.Kernels, target: str, programs: list[dict[str, Any]]) -> dict[str, Any]:
     used = {a["kernel"] for p in programs for part in ("setup", "forward") for s in p[part]
             if s["kind"] == "launch" for a in s["alternatives"]}  # fmt: skip
     return {
         "format": 1, "target": target,
         "versions": {"triton": triton.__version__, "torch": torch.__version__,
-        "python": sys.version.split()[0]},
+        "python": sys.version.split()[0], **cuda_host.versions(kernels.images[sha] for sha in used)},
         "kernels": {sha: kernels.images[sha] for sha in sorted(used)}, "flags": session.recorder.flags,
         "programs": programs, "findings": _findings(session),
     }  # fmt: skip

@@ -13,9 +13,7 @@ from verifier.plan.textutil import MAX_IR_BYTES
 
 ACCESSES = ("none", "load", "store", "both")
 
-_HEADER = re.compile(
-    r"tt\.func public @[\w.$\"-]+\((.*?)\)(?: attributes [^\n]*)? \{(?: loc\([^\n]*\))?$", re.M
-)
+_HEADER = re.compile(r"tt\.func public @[\w.$\"-]+\((.*?)\)(?: attributes [^\n]*)? \{(?: loc\([^\n]*\))?$", re.M)
 _ARGUMENT = re.compile(r"%([\w.$-]+): ([^,{ )]+)")
 _LINE = re.compile(r"^( *)(?:%([\w.$-]+)(?::\d+)? = )?\"?([a-z_]+\.[\w.]+)\"?(.*)$")
 _NAME = re.compile(r"%([\w.$-]+(?:#\d+)?)")
@@ -132,3 +130,19 @@ class _Analysis:
             reached = frozenset().union(*(self._of(n) for n in names))
             self._loaded |= reached
             self._stored |= reached
+
+
+_FLOAT_LOAD = re.compile(r"tt\.(?:load|descriptor_load)\b[^\n]*?(?:tensor<[^\n>]*x)?(f16|bf16|f32|f64|f8\w+)\b")
+_ANY_LOAD = re.compile(r"^ *%[\w.$:-]+ = \"?tt\.(?:load|descriptor_load|descriptor_gather)\b.*$", re.M)
+_COMPUTES = re.compile(
+    r"\barith\.(?:add|sub|mul|div|rem|neg|cmp|max\w*|min\w*)f\b|\barith\.select\b|\bmath\.|"
+    r"\btt\.(?:dot\w*|reduce|scan|atomic\w*|extern_elementwise|elementwise_inline_asm|clampf|histogram|gather|call)\b"
+)
+
+
+def moves_only(text: str) -> bool:
+    """Whether a kernel surely does no arithmetic on its data: it loads floating numbers and stores them."""
+    if _COMPUTES.search(text[:MAX_IR_BYTES]):
+        return False
+    loads = _ANY_LOAD.findall(text[:MAX_IR_BYTES])
+    return bool(loads) and all(_FLOAT_LOAD.search(line) for line in loads)

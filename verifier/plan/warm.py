@@ -2,12 +2,13 @@
 
 An import with side effects on purpose, since a server preloads by module name. It computes Triton's cache key
 (a hash over its own files, about half the time of a small trace), asks the assembler for its version and
-imports what Triton imports late.
+imports what Triton imports late. NVRTC is loaded where it is installed.
 Nothing is compiled here: the compiler's threads would not survive the fork.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 
@@ -16,6 +17,7 @@ from triton.compiler.compiler import make_backend
 from triton.runtime import cache
 
 import verifier.plan.trace  # noqa: F401 - part of the preload
+from verifier.plan import nvrtc
 from verifier.plan.target import TARGETS
 
 _LATE = (
@@ -26,6 +28,8 @@ _LATE = (
 
 
 def _warm() -> None:
+    with contextlib.suppress(nvrtc.NvrtcMissingError):
+        nvrtc.load()
     for name in _LATE:
         if importlib.util.find_spec(name.rpartition(".")[0]) is not None:
             importlib.import_module(name)

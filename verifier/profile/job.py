@@ -23,6 +23,7 @@ from typing import Any
 from verifier.plan.reader import read_plan
 from verifier.plan.schema import Alternative, AtenStep, KernelImage, LaunchStep, Plan, Program
 from verifier.profile import cubin, ttir
+from verifier.profile.coverage import shortfalls
 from verifier.profile.diagnosis import diagnose
 from verifier.profile.estimate import estimate_launch
 from verifier.profile.roofline import L2, StepTime, estimate_library
@@ -45,8 +46,8 @@ def profile_job(
     them, the base's under `base/`.
 
     Value: {"kernels": [KernelReport], "launches": [LaunchReport] of the first workload, "estimates":
-    [Estimate], "diagnosis": [Diagnostic]}. `base_seconds` is 0 where the base has no program of that name. No
-    blobs.
+    [Estimate], "diagnosis": [Diagnostic], "shortfalls": [Diagnostic], errors about work that is not done}.
+    `base_seconds` is 0 where the base has no program of that name. No blobs.
     """
     target = get_target(str(payload["target"]))
     own = {name: data for name, data in blobs.items() if not name.startswith(_BASE)}
@@ -66,6 +67,9 @@ def profile_job(
             for workload, steps in timed.items()
         ],
         "diagnosis": [d.model_dump(mode="json") for d in diagnose(list(timed.values()), target)],
+        "shortfalls": [
+            d.model_dump(mode="json") for p in profile.plan.programs for d in shortfalls(p, timed[p.workload])
+        ],
     }
     return value, {}
 
@@ -141,13 +145,18 @@ class Profile:
         return sorted(times, key=lambda pair: pair[1].seconds)
 
     def _read(self, sha: str, image: KernelImage) -> Kernel:
-        path = cubin.write_cubin(self._blobs[f"{sha}.cubin"], self._workdir, sha)
+        path = cubin.write_cubin(self._blobs[f"{image.cubin}.cubin"], self._workdir, sha)
         resources = cubin.read_resources(path, image.name)
+        return kernel_of(image, resources, self._module(image), None, self._target)
+
+    def _module(self, image: KernelImage) -> ttir.Module | None:
+        """None for text that cannot be read, and for CUDA C++, which has none."""
+        if image.ttir is None:
+            return None
         try:
-            module = ttir.parse(self._blobs[f"{image.ttir}.ttir"].decode("utf-8", "replace"))
+            return ttir.parse(self._blobs[f"{image.ttir}.ttir"].decode("utf-8", "replace"))
         except ttir.TtirError:
-            module = None
-        return kernel_of(image, resources, module, None, self._target)
+            return None
 
     def _disassemble(self, wanted: set[str]) -> None:
         missing = sorted(sha for sha in wanted if self._kernels[sha].sass is None)
@@ -171,7 +180,7 @@ def _config(chosen: Alternative) -> str:
 def _kernel_report(kernel: Kernel) -> KernelReport:
     image, resources = kernel.image, kernel.resources
     return KernelReport(
-        name=image.name,
+        name=image.title,
         cubin=image.cubin,
         registers=resources.registers,
         spill_bytes=resources.stack,
@@ -191,10 +200,10 @@ def _launch_report(step: LaunchStep, chosen: Alternative, kernel: Kernel, target
     blocks = math.prod(chosen.grid) * kernel.image.num_ctas
     waves = blocks / (target.multiprocessors * max(1, kernel.occupancy.blocks))
     return LaunchReport(
-        kernel=kernel.image.name,
+        kernel=kernel.image.title,
         cubin=kernel.image.cubin,
         grid=chosen.grid,
-        threads=kernel.image.num_warps * 32,
+        threads=math.prod(kernel.image.block or (kernel.image.num_warps * 32,)),
         waves=waves,
         tail=min(1.0, max(0.0, 1 - waves / math.ceil(waves))) if waves > 0 else 0.0,
         line=step.line,

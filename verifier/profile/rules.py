@@ -333,11 +333,15 @@ def _bound(step: TimedLaunch, target: Target) -> Iterator[Finding]:
             step.line,
         )
     if work.unknown_trips or work.truncated:
+        why = (
+            "a trip count depends on data or is too long to follow, so the estimate is a lower bound."
+            if work.sampled
+            else "its work is not counted; the estimate assumes one pass over its buffers and is a lower bound."
+        )
         yield Finding(
             0.0,
             "unknown-work",
-            f"kernel `{step.kernel.name}`: a trip count depends on data or is too long to follow, so the "
-            "estimate is a lower bound.",
+            f"kernel `{step.kernel.name}`: {why}",
             step.line,
         )
 

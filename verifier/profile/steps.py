@@ -64,7 +64,7 @@ class WorkCache:
         """None when the text cannot be followed."""
         if kernel.module is None:
             return None
-        key = (kernel.image.ttir, tuple(scalars), grid)
+        key = (kernel.image.cubin, tuple(scalars), grid)
         if key not in self._known:
             try:
                 self._known[key] = count_work(kernel.module, scalars, grid)
@@ -80,7 +80,7 @@ def launch_facts(kernel: Kernel, launch: Alternative, program: Program, works: W
     image = kernel.image
     work = works.count(kernel, scalars, launch.grid)
     return LaunchFacts(
-        name=image.name,
+        name=image.title,
         grid=launch.grid,
         warps=image.num_warps,
         stages=image.num_stages,

@@ -160,9 +160,7 @@ def _gaps(how: Confinement, *, dropped: bool) -> list[str]:
     abi = landlock.version() if "landlock" in how.layers else 0
     found = []
     if os.geteuid() == 0:
-        found.append(
-            "A job keeps user id 0, without capabilities: the number of its processes is not limited."
-        )
+        found.append("A job keeps user id 0, without capabilities: the number of its processes is not limited.")
     elif not dropped and not how.own_user:
         found.append("No user namespace: the number of a job's processes is not limited.")
     if abi == 0:

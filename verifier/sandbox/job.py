@@ -154,9 +154,7 @@ def describe(error: BaseException) -> str:
     own = {__file__, importlib.__file__}
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename not in own]
     message = "".join(traceback.format_exception_only(error)).strip()[-_MAX_ERROR // 2 :]
-    head = (
-        message if isinstance(error, SyntaxError) else f"{type(error).__name__}: {error}"[: _MAX_ERROR // 2]
-    )
+    head = message if isinstance(error, SyntaxError) else f"{type(error).__name__}: {error}"[: _MAX_ERROR // 2]
     return f"{head}\n{''.join(traceback.format_list(frames[-_FRAMES:]))[-_MAX_ERROR // 2 :]}".rstrip()
 
 

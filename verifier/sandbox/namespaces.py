@@ -104,9 +104,7 @@ def others_may_enter(granted: Access) -> bool:
 def first_uid() -> int:
     """First of this server's user ids for jobs: unused ones, unique by process id, inside the user map."""
     number = os.getpid() % _SERVERS
-    last = max(
-        sum(map(int, line.split()[::2])) for line in Path("/proc/self/uid_map").read_text().splitlines()
-    )
+    last = max(sum(map(int, line.split()[::2])) for line in Path("/proc/self/uid_map").read_text().splitlines())
     if last > _FIRST_UID + _SERVERS * UIDS_PER_SERVER:
         return _FIRST_UID + number * UIDS_PER_SERVER
     return 20000 + number % 40 * UIDS_PER_SERVER

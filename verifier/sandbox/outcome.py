@@ -60,9 +60,7 @@ def _decide(got: Collected, limits: Limits) -> _Decision:
     if over == "memory":
         return "memory", None, {}, f"its processes used more than {limits.memory_bytes} bytes of memory"
     code = os.waitstatus_to_exitcode(got.report["status"])
-    if over == "cpu" or (
-        code == -signal.SIGKILL and got.report["cpu_seconds"] >= limits.cpu_seconds * _NEARLY
-    ):
+    if over == "cpu" or (code == -signal.SIGKILL and got.report["cpu_seconds"] >= limits.cpu_seconds * _NEARLY):
         return "timeout", None, {}, f"used more than {limits.cpu_seconds} s of CPU time"
     if code < 0:
         return "crash", None, {}, f"killed by signal {-code} ({_signal_name(-code)})"

@@ -80,9 +80,7 @@ class Server:
         for descriptor in watched:
             poll.register(descriptor, select.POLLIN)
         while True:
-            ready = {
-                descriptor for descriptor, _ in poll.poll(_WATCH_SECONDS * 1000 if self.running else None)
-            }
+            ready = {descriptor for descriptor, _ in poll.poll(_WATCH_SECONDS * 1000 if self.running else None)}
             if self.client in ready:
                 return
             if woken in ready:
@@ -168,9 +166,7 @@ class Server:
             if one is not None:
                 self._finish(pid, one, status, usage, poll)
 
-    def _finish(
-        self, pid: int, one: _Running, status: int, usage: resource.struct_rusage, poll: select.poll
-    ) -> None:
+    def _finish(self, pid: int, one: _Running, status: int, usage: resource.struct_rusage, poll: select.poll) -> None:
         if self.own_pids is None:
             _end_leftovers(pid, self.running)
         report = {

@@ -24,9 +24,7 @@ def pack(header: Mapping[str, Any], blobs: Mapping[str, bytes]) -> Iterator[byte
     """The message in pieces; TypeError or ValueError when `header` is no JSON or a blob is no bytes."""
     for name, blob in blobs.items():
         if not isinstance(name, str) or not isinstance(blob, bytes):
-            raise TypeError(
-                f"a blob maps a name to bytes, not {type(name).__name__} to {type(blob).__name__}"
-            )
+            raise TypeError(f"a blob maps a name to bytes, not {type(name).__name__} to {type(blob).__name__}")
     sizes = [[name, len(blob)] for name, blob in blobs.items()]
     encoded = json.dumps({**header, "blobs": sizes}).encode()
     if len(encoded) > MAX_HEADER:

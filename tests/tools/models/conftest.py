@@ -57,9 +57,7 @@ def new_meter() -> Callable[..., TestMeter]:
 def ask() -> Callable[..., ModelRequest]:
     """Makes a request: `ask("a0001/1", "prompt", temperature=0.5)`."""
 
-    def make(
-        request_id: str = "a0001/1", prompt: str = "Write a kernel.", **sampling: object
-    ) -> ModelRequest:
+    def make(request_id: str = "a0001/1", prompt: str = "Write a kernel.", **sampling: object) -> ModelRequest:
         messages = (
             Message(role="system", content="You write kernels."),
             Message(role="user", content=prompt),

@@ -51,16 +51,12 @@ def test_thinking_in_the_content(content: str, text: str, reasoning: str) -> Non
 def test_thinking_in_its_own_field(name: str) -> None:
     answer = read_body(body({"content": "because", name: "why"}))
     assert (answer.text, answer.reasoning) == ("because", "why")
-    streamed = read_stream(
-        delta(**{name: "w"}), delta(**{name: "hy"}), delta(content="because"), delta("stop")
-    )
+    streamed = read_stream(delta(**{name: "w"}), delta(**{name: "hy"}), delta(content="because"), delta("stop"))
     assert (streamed.text, streamed.reasoning) == ("because", "why")
 
 
 def test_two_fields_with_the_same_thought_count_once() -> None:
-    assert (
-        read_body(body({"content": "x", "reasoning": "why", "reasoning_content": "why"})).reasoning == "why"
-    )
+    assert read_body(body({"content": "x", "reasoning": "why", "reasoning_content": "why"})).reasoning == "why"
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 1000])
@@ -73,9 +69,7 @@ def test_a_tag_may_be_split_over_chunks_and_bytes(step: int) -> None:
 
 def test_raw_line_separators_in_a_text_do_not_end_a_line() -> None:
     reader = StreamReader()
-    reader.feed(
-        'data: {"choices":[{"delta":{"content":"a\u2028b\x85c"},"finish_reason":"stop"}]}\r\n\r\n'.encode()
-    )
+    reader.feed('data: {"choices":[{"delta":{"content":"a\u2028b\x85c"},"finish_reason":"stop"}]}\r\n\r\n'.encode())
     assert reader.finish().text == "a\u2028b\x85c"
 
 
@@ -98,10 +92,7 @@ def test_an_unknown_finish_reason_is_other() -> None:
 
 
 def test_content_as_a_list_of_parts() -> None:
-    assert (
-        read_body(body({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]})).text
-        == "ab"
-    )
+    assert read_body(body({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]})).text == "ab"
 
 
 def test_a_stream_may_end_without_its_mark_after_a_finish_reason() -> None:
@@ -116,9 +107,7 @@ def test_a_stream_that_just_ends_was_cut() -> None:
 def test_comments_and_other_choices_are_skipped() -> None:
     reader = StreamReader()
     reader.feed(b": keep-alive\n\nevent: ping\n\n")
-    reader.feed(
-        b'data: {"choices":[{"index":1,"delta":{"content":"no"}},{"index":0,"delta":{"content":"yes"}}]}\n'
-    )
+    reader.feed(b'data: {"choices":[{"index":1,"delta":{"content":"no"}},{"index":0,"delta":{"content":"yes"}}]}\n')
     reader.feed(b"data: [DONE]\n")
     assert reader.finish().text == "yes"
 

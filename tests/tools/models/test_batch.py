@@ -106,9 +106,7 @@ def test_answers_to_what_was_not_asked_are_ignored(tmp_path: Path, two: Any, ask
     batch = make(tmp_path)
     wait_for(batch, two[0])
     stale = custom_id(ask("a0001/1", "An earlier prompt"))
-    report = batch.read_answers(
-        results(tmp_path, line(stale), line(two[1]), line("../../evil"), line("\ud800"))
-    )
+    report = batch.read_answers(results(tmp_path, line(stale), line(two[1]), line("../../evil"), line("\ud800")))
     assert (report.accepted, len(report.unknown), report.waiting) == ((), 4, (custom_id(two[0]),))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["batch", "results.jsonl"]
 
@@ -126,9 +124,7 @@ FAILURES: list[dict[str, object]] = [
 
 
 @pytest.mark.parametrize("failure", FAILURES, ids=str)
-def test_a_failed_request_is_reported_and_asked_again(
-    tmp_path: Path, two: Any, failure: dict[str, object]
-) -> None:
+def test_a_failed_request_is_reported_and_asked_again(tmp_path: Path, two: Any, failure: dict[str, object]) -> None:
     batch = make(tmp_path)
     wait_for(batch, two[0])
     report = batch.read_answers(results(tmp_path, line(two[0], **failure)))

@@ -12,9 +12,7 @@ from tools.models.charging import bound
 PLAIN = Quirks(frozenset(), "max_tokens")
 
 
-def test_only_what_was_set_is_sent(
-    profile: Callable[..., ModelProfile], ask: Callable[..., ModelRequest]
-) -> None:
+def test_only_what_was_set_is_sent(profile: Callable[..., ModelProfile], ask: Callable[..., ModelRequest]) -> None:
     body = request_body(profile("http://h/v1"), ask(temperature=0.5, seed=0), PLAIN)
     assert body.keys() == {"model", "messages", "temperature", "seed", "max_tokens"}
     assert body["messages"][1] == {"role": "user", "content": "Write a kernel."}
@@ -35,17 +33,13 @@ def test_the_reservation_holds_the_dearest_reading(
     assert charge.dollars == pytest.approx((ask().prompt_bound * 1.0 + 1000 * 10.0) / 1e6)
 
 
-def test_the_profile_has_the_last_word(
-    profile: Callable[..., ModelProfile], ask: Callable[..., ModelRequest]
-) -> None:
+def test_the_profile_has_the_last_word(profile: Callable[..., ModelProfile], ask: Callable[..., ModelRequest]) -> None:
     given = profile("http://h/v1", extra_body={"chat_template_kwargs": {"thinking": True}, "seed": 3})
     body = request_body(given, ask(seed=1), PLAIN)
     assert (body["chat_template_kwargs"], body["seed"]) == ({"thinking": True}, 3)
 
 
-def test_profile_quirks_are_obeyed(
-    profile: Callable[..., ModelProfile], ask: Callable[..., ModelRequest]
-) -> None:
+def test_profile_quirks_are_obeyed(profile: Callable[..., ModelProfile], ask: Callable[..., ModelRequest]) -> None:
     given = profile(
         "http://h/v1", unsupported=["temperature", "stream_options"], max_tokens_field="max_completion_tokens"
     )

@@ -106,9 +106,7 @@ async def test_the_mark_is_on_disk_before_the_request_goes_out(tmp_path: Path, m
     assert CompletionStore(tmp_path).sent_unanswered() == ()
 
 
-async def test_a_failure_is_refunded_recorded_and_can_be_tried_again(
-    tmp_path: Path, meter: Any, ask: Ask
-) -> None:
+async def test_a_failure_is_refunded_recorded_and_can_be_tried_again(tmp_path: Path, meter: Any, ask: Ask) -> None:
     attempts = (HttpAttempt(status=500, error="bad day", seconds=0.1),)
     store = CompletionStore(tmp_path)
     gateway = Gateway(Scripted(ModelError("no answer", attempts=attempts), "hi"), meter, store)
@@ -122,9 +120,7 @@ async def test_a_failure_is_refunded_recorded_and_can_be_tried_again(
 
 
 async def test_more_than_was_reserved_is_charged_as_reported(tmp_path: Path, meter: Any, ask: Ask) -> None:
-    await Gateway(Scripted("hi", usage=Usage(output=90_000)), meter, CompletionStore(tmp_path)).complete(
-        ask()
-    )
+    await Gateway(Scripted("hi", usage=Usage(output=90_000)), meter, CompletionStore(tmp_path)).complete(ask())
     assert len(meter.excess) == 1
     assert next(iter(meter.settled.values())).usage.output == 90_000
 
@@ -152,9 +148,7 @@ async def test_an_answer_from_outside_settles_what_was_held(tmp_path: Path, new_
     assert (meter.held, [c.usage for c in meter.settled.values()], model.calls) == ({}, [USAGE], 1)
 
 
-async def test_after_a_resume_what_waited_is_reserved_under_its_key(
-    tmp_path: Path, new_meter: Any, ask: Ask
-) -> None:
+async def test_after_a_resume_what_waited_is_reserved_under_its_key(tmp_path: Path, new_meter: Any, ask: Ask) -> None:
     keys = []
     for _ in range(2):
         meter = new_meter()
@@ -171,9 +165,7 @@ async def test_after_a_resume_what_waited_is_reserved_under_its_key(
     assert [(d.key, d.state) for d in store.dispatches()] == [(*keys[0], "answered")]
 
 
-async def test_a_cancelled_call_stays_reserved_and_counts_as_sent(
-    tmp_path: Path, meter: Any, ask: Ask
-) -> None:
+async def test_a_cancelled_call_stays_reserved_and_counts_as_sent(tmp_path: Path, meter: Any, ask: Ask) -> None:
     model, store = Scripted("hi", "hi"), CompletionStore(tmp_path)
     model.gate = asyncio.Event()
     task = asyncio.create_task(Gateway(model, meter, store).complete(ask()))
@@ -214,9 +206,7 @@ async def test_different_requests_overlap(tmp_path: Path, meter: Any, ask: Ask) 
     assert (meter.held, len(meter.settled)) == ({}, 8)
 
 
-async def test_a_disk_that_fails_before_the_request_costs_nothing(
-    tmp_path: Path, meter: Any, ask: Ask
-) -> None:
+async def test_a_disk_that_fails_before_the_request_costs_nothing(tmp_path: Path, meter: Any, ask: Ask) -> None:
     (tmp_path / "completions" / f".{file_name(ask())}.sent.json.{os.getpid()}.tmp").mkdir(parents=True)
     model = Scripted("hi")
     with pytest.raises(StorageError):

@@ -48,9 +48,7 @@ class Talk:
 
 @pytest.fixture(params=[False, True], ids=["whole", "streamed"])
 def talk(request: Any, serve: Any, profile: Any, ask: Any) -> Callable[..., Talk]:
-    def start(
-        *replies: Reply, retry: RetryPolicy = FAST, server: dict[str, Any] | None = None, **fields: Any
-    ) -> Talk:
+    def start(*replies: Reply, retry: RetryPolicy = FAST, server: dict[str, Any] | None = None, **fields: Any) -> Talk:
         local = serve(replies, **(server or {}))
         given: ModelProfile = profile(local.url, **{"stream": request.param, **fields})
         return Talk(local, OpenAICompatible(given, retry=retry), ask(temperature=0.5, seed=7))
@@ -117,9 +115,7 @@ def test_usage_beside_the_finish_reason_and_usage_that_is_repeated(talk: Callabl
 
 def test_429_waits_as_told(talk: Callable[..., Talk]) -> None:
     started = time.monotonic()
-    completion = talk(
-        Reply(status=429, headers={"Retry-After": "0.15"}, error="slow down"), Reply()
-    ).complete()
+    completion = talk(Reply(status=429, headers={"Retry-After": "0.15"}, error="slow down"), Reply()).complete()
     assert time.monotonic() - started >= 0.15
     assert statuses(completion.attempts) == [429, 200]
     assert [a.waited for a in completion.attempts] == [0.15, 0.0]
@@ -246,9 +242,7 @@ def test_a_server_that_refuses_both_names_ends_and_teaches_nothing(talk: Callabl
 
 
 def test_stream_options_may_be_refused(talk: Callable[..., Talk]) -> None:
-    conversation = talk(
-        Reply("x" * 40), stream=True, server={"refuses": {"stream_options": "stream_options: unknown"}}
-    )
+    conversation = talk(Reply("x" * 40), stream=True, server={"refuses": {"stream_options": "stream_options: unknown"}})
     completion = conversation.complete()
     assert (statuses(completion.attempts), completion.usage.estimated) == ([400, 200], True)
 

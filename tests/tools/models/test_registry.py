@@ -60,9 +60,7 @@ def test_the_user_s_profiles_win_by_name(tmp_path: Path, monkeypatch: pytest.Mon
     assert make_model("deepseek", models_file=given).profile.model == "argument"
 
 
-def test_batch_needs_a_profile_and_a_folder_and_no_key(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batch_needs_a_profile_and_a_folder_and_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DEEPSEEK_API_KEY", raising=False)
     model = make_model("batch:deepseek", folder=tmp_path)
     assert isinstance(model, Batch)
@@ -94,9 +92,7 @@ def test_a_model_from_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_recorded_model_keeps_its_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, '[mine]\nmodel = "m"\nbase_url = "http://127.0.0.1:1/v1"\nprices = {output = 3}\n')
     monkeypatch.setenv("WARPSMITH_MODELS", str(tmp_path / "models.toml"))
-    recorded = {
-        spec: make_model(spec, folder=tmp_path).profile for spec in ("mine", "mine:other", "batch:mine")
-    }
+    recorded = {spec: make_model(spec, folder=tmp_path).profile for spec in ("mine", "mine:other", "batch:mine")}
     write(tmp_path, '[mine]\nmodel = "changed"\nbase_url = "http://127.0.0.1:2/v1"\n')
     for spec, profile in recorded.items():
         assert restore_model(spec, profile, tmp_path).profile == profile
@@ -110,15 +106,11 @@ def test_a_model_from_an_entry_point(tmp_path: Path) -> None:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: somebody\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[warpsmith.models]\nplugged = somebody_models:Own\n")
-    source = (
-        "from tools.models.base import ModelProfile\n\nclass Own:\n    profile = ModelProfile(name='own')\n"
-    )
+    source = "from tools.models.base import ModelProfile\n\nclass Own:\n    profile = ModelProfile(name='own')\n"
     (tmp_path / "somebody_models.py").write_text(source + "    async def complete(self, request): ...\n")
     code = "from tools.models import *; import tools.models as t; print(t.make_model('plugged').profile.name)"
     environ = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[3]}"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("own\n", "")
 
 
@@ -162,7 +154,5 @@ def test_naming_a_model_loads_only_that_model() -> None:
         "print({'openai', 'httpx2', 'torch', 'langgraph', 'tools.models.batch'} & sys.modules.keys() or [])"
     )
     environ = {"PYTHONPATH": str(Path(__file__).parents[3])}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("[]\n", "")

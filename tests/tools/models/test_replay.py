@@ -15,9 +15,7 @@ from tools.models.store import CompletionStore
 from verifier.errors import UsageError
 
 
-def test_a_recorded_run_answers_again(
-    tmp_path: Path, serve: Any, profile: Any, ask: Any, new_meter: Any
-) -> None:
+def test_a_recorded_run_answers_again(tmp_path: Path, serve: Any, profile: Any, ask: Any, new_meter: Any) -> None:
     server = serve([Reply("one", "why"), Reply("two", finish_reason="length", usage=None)])
     requests, first, second = [ask("a0001/1"), ask("a0002/1")], new_meter(), new_meter()
     recorder = Gateway(OpenAICompatible(profile(server.url)), first, CompletionStore(tmp_path / "one"))
@@ -30,9 +28,7 @@ def test_a_recorded_run_answers_again(
     assert asyncio.run(third.complete(requests[0])) == recorded[0]
 
 
-def test_what_is_not_recorded_is_named(
-    tmp_path: Path, serve: Any, profile: Any, ask: Any, meter: Any
-) -> None:
+def test_what_is_not_recorded_is_named(tmp_path: Path, serve: Any, profile: Any, ask: Any, meter: Any) -> None:
     recorder = Gateway(OpenAICompatible(profile(serve().url)), meter, CompletionStore(tmp_path))
     asyncio.run(recorder.complete(ask()))
     replay = Replay(tmp_path)

@@ -17,9 +17,7 @@ from verifier.errors import StorageError
 
 def stored(request: ModelRequest, text: str = "answer", key: str = "k#1") -> Stored:
     completion = Completion(request=request.id, text=text, usage=Usage(output=3), model="m")
-    return Stored(
-        request=request.id, digest=request.digest, completion=completion, key=key, actual=Charge(calls=1)
-    )
+    return Stored(request=request.id, digest=request.digest, completion=completion, key=key, actual=Charge(calls=1))
 
 
 def dispatch(request: ModelRequest, number: int = 1, state: str = "sent") -> Dispatch:
@@ -101,9 +99,7 @@ def test_a_half_written_file_is_not_seen(tmp_path: Path, ask: Callable[..., Mode
     assert (store.get(ask()), store.dispatches()) == (None, ())
 
 
-def test_a_folder_that_cannot_be_made_is_a_storage_error(
-    tmp_path: Path, ask: Callable[..., ModelRequest]
-) -> None:
+def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path, ask: Callable[..., ModelRequest]) -> None:
     (tmp_path / "run").write_text("a file in the way")
     with pytest.raises(StorageError, match="cannot be written"):
         CompletionStore(tmp_path / "run").put(ask(), stored(ask()))

@@ -63,9 +63,7 @@ def test_what_is_not_a_count_is_estimated_and_the_other_side_stands(lie: object)
 
 
 def test_a_whole_float_is_a_count() -> None:
-    assert read_usage({"prompt_tokens": 110.0, "completion_tokens": 210.0}, SEEN) == Usage(
-        uncached=110, output=210
-    )
+    assert read_usage({"prompt_tokens": 110.0, "completion_tokens": 210.0}, SEEN) == Usage(uncached=110, output=210)
 
 
 def test_zero_usage_for_a_text_that_was_seen_is_not_believed() -> None:
@@ -83,9 +81,7 @@ def test_the_floor_is_the_longest_token_there_is() -> None:
 
 
 def test_more_than_was_seen_is_charged_as_reported() -> None:
-    assert read_usage({"prompt_tokens": 110, "completion_tokens": 90_000}, SEEN) == Usage(
-        uncached=110, output=90_000
-    )
+    assert read_usage({"prompt_tokens": 110, "completion_tokens": 90_000}, SEEN) == Usage(uncached=110, output=90_000)
 
 
 def test_more_cached_than_prompt_counts_nothing_as_cached() -> None:
@@ -125,9 +121,7 @@ USAGE = st.fixed_dictionaries(
 
 @settings(deadline=None)
 @given(raw=USAGE | JSON, prompt=st.integers(0, 10**6), output=st.integers(0, 10**6))
-def test_nothing_a_server_says_raises_or_makes_an_impossible_usage(
-    raw: object, prompt: int, output: int
-) -> None:
+def test_nothing_a_server_says_raises_or_makes_an_impossible_usage(raw: object, prompt: int, output: int) -> None:
     usage = read_usage(raw, Seen(prompt, output))
     assert usage.uncached + usage.cached >= math.ceil(prompt / 256)
     assert usage.output >= math.ceil(output / 256)

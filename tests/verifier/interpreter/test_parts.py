@@ -167,7 +167,8 @@ def test_sizes_in_a_source() -> None:
 
 GOOD = {
     "status": "ok", "code": "", "reason": "", "line": None, "outputs": {}, "mutated": {}, "findings": [],
-    "traffic": [], "dots": [], "launches": 1, "calls": [], "without_effect": False, "only_copies": False, "configurations": [],
+    "traffic": [], "dots": [], "launches": 1, "calls": [], "without_effect": False, "only_copies": False,
+    "configurations": [],
 }  # fmt: skip
 
 

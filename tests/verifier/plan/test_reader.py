@@ -40,18 +40,14 @@ def read(plan: Any, blobs: dict[str, bytes]) -> None:
         read_it = read_plan(plan, blobs)
     except PlanError:
         return
-    problem = Problem(
-        name="t", source="", file="t", workloads=(Workload(name="w", roles=frozenset({Role.SMALL})),)
-    )
+    problem = Problem(name="t", source="", file="t", workloads=(Workload(name="w", roles=frozenset({Role.SMALL})),))
     audit(read_it, problem, "")
 
 
 def paths(tree: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     if at:
         yield at
-    for key, child in (
-        tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    ):
+    for key, child in tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ():
         yield from paths(child, (*at, key))
 
 
@@ -74,9 +70,7 @@ JUNK = st.one_of(
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_no_mutation_raises_anything_else(
-    valid: tuple[dict[str, Any], dict[str, bytes]], data: st.DataObject
-) -> None:
+def test_no_mutation_raises_anything_else(valid: tuple[dict[str, Any], dict[str, bytes]], data: st.DataObject) -> None:
     plan, blobs = copy.deepcopy(valid[0]), dict(valid[1])
     everywhere = list(paths(valid[0]))
     for _ in range(data.draw(st.integers(1, 3))):
@@ -97,9 +91,7 @@ def test_the_valid_plan_is_accepted(valid: tuple[dict[str, Any], dict[str, bytes
 
 
 def launch(p: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = next(s for s in p["programs"][0]["forward"] if s["kind"] == "launch")[
-        "alternatives"
-    ][0]
+    found: dict[str, Any] = next(s for s in p["programs"][0]["forward"] if s["kind"] == "launch")["alternatives"][0]
     return found
 
 

@@ -6,7 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from verifier.plan.arguments import DescriptorArg, PointerArg
+from verifier.plan.fakecuda import fake_mode
+from verifier.plan.record import MAX_STEPS, Recorder, Step, Untraceable
 from verifier.plan.schema import AtenStep, LaunchStep
 
 NEW = "class ModelNew(nn.Module):\n"
@@ -124,8 +128,7 @@ def test_tma_descriptors(trace: Callable[..., Any]) -> None:
 
 def test_cuda_graph_is_seen_through(trace: Callable[..., Any]) -> None:
     traced = trace(
-        NEW
-        + "    g = None\n    def forward(self, x):\n        if self.g is None:\n            self.x = x.clone()\n"
+        NEW + "    g = None\n    def forward(self, x):\n        if self.g is None:\n            self.x = x.clone()\n"
         "            with torch.cuda.stream(torch.cuda.Stream()): relu(self.x)\n            self.g = torch.cuda.CUDAGraph()\n"
         "            with torch.cuda.graph(self.g): self.o = relu(self.x)\n        self.x.copy_(x)\n        self.g.replay()\n        return self.o\n"
     )
@@ -194,8 +197,7 @@ def test_constants_travel_in_the_plan(trace: Callable[..., Any]) -> None:
 
 def test_pointer_tables_and_value_reads_name_their_line(trace: Callable[..., Any]) -> None:
     table = trace(
-        NEW
-        + "    def forward(self, x):\n        torch.tensor([x.data_ptr()], device='cuda')\n        return relu(x)\n"
+        NEW + "    def forward(self, x):\n        torch.tensor([x.data_ptr()], device='cuda')\n        return relu(x)\n"
     )
     assert (table.status, table.diagnostics[0]["code"], table.diagnostics[0]["line"]) == (
         "untraceable",
@@ -241,6 +243,29 @@ def test_two_workloads_two_programs(trace: Callable[..., Any]) -> None:
         workloads=3,
     )
     assert "foreign-output" in stale.errors()
+
+
+def test_running_statistics_that_no_output_needs_are_no_foreign_result(trace: Callable[..., Any]) -> None:
+    """A buffer replaced by a new tensor on every call, as models write batch norm by hand."""
+    body = (
+        NEW
+        + "    def __init__(self):\n        super().__init__()\n        self.register_buffer('mean', torch.zeros(()))\n"
+        + "    def forward(self, x):\n        self.mean = 0.9 * self.mean + 0.1 * x.mean()\n        return relu(x)"
+    )
+    assert "foreign-output" not in trace(body + "\n").errors()
+    assert "foreign-output" in trace(body + " + self.mean\n").errors()
+
+
+def test_each_call_may_have_as_many_steps_as_a_program() -> None:
+    """An earlier call does not use up the steps of the one that counts."""
+    recorder = Recorder(fake_mode(), "candidate.py")
+    for phase in ("call", "plan"):
+        recorder.enter(phase)
+        for _ in range(MAX_STEPS):
+            recorder.append(Step({}, phase))
+    with pytest.raises(Untraceable):
+        recorder.append(Step({}, "plan"))
+    assert [b["code"] for b in recorder.blockers] == ["too-many-steps"]
 
 
 def test_launch_step_kind_is_closed(trace: Callable[..., Any]) -> None:

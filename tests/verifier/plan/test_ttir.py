@@ -15,9 +15,11 @@ def kernel(body: str, arguments: str = f"%a: {PTR}, %b: {PTR}, %n: i32") -> list
 
 
 def test_addresses_are_followed_back() -> None:
-    assert kernel(
-        f"%0 = tt.splat %a : {PTR}\n%1 = tt.addptr %0, %n : x\n%2 = tt.load %1 : x\ntt.store %b, %2 : x"
-    ) == ["load", "store", "none"]
+    assert kernel(f"%0 = tt.splat %a : {PTR}\n%1 = tt.addptr %0, %n : x\n%2 = tt.load %1 : x\ntt.store %b, %2 : x") == [
+        "load",
+        "store",
+        "none",
+    ]
 
 
 def test_a_loaded_index_is_no_address() -> None:

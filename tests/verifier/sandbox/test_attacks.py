@@ -201,9 +201,7 @@ def test_cpu_time_counts_over_all_processes_of_a_job(zygote: Zygote, descendants
 
 
 def test_threads_count_as_processes(zygote: Zygote) -> None:
-    assert (
-        value_of(zygote.run("attacks:thread_bomb", None, limits=Limits(processes=20, wall_seconds=10))) < 20
-    )
+    assert value_of(zygote.run("attacks:thread_bomb", None, limits=Limits(processes=20, wall_seconds=10))) < 20
 
 
 @pytest.mark.parametrize("job", ["memory_bomb", "shared_memory_bomb"])

@@ -86,9 +86,7 @@ def test_the_attacks_succeed_where_nothing_stops_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("without", [["pid"], ["mount"], ["net"], ["pid", "mount", "net"]], ids="-".join)
-def test_the_attacks_fail_with_the_layers_that_every_machine_should_have(
-    without: list[str], tmp_path: Path
-) -> None:
+def test_the_attacks_fail_with_the_layers_that_every_machine_should_have(without: list[str], tmp_path: Path) -> None:
     with Zygote(preload=(), paths=[HERE], without=without) as zygote:
         got = attack_neighbour(zygote, tmp_path)
     assert {name: said for name, said in got.items() if not said.startswith("refused")} == {}

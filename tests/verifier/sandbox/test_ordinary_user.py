@@ -18,10 +18,7 @@ def interpreter_for_others() -> str | None:
     """An interpreter of this version that other users may run, None when all are private to root."""
     version = f"python3.{sys.version_info.minor}"
     for candidate in (sys.executable, shutil.which(version, path="/usr/bin:/usr/local/bin")):
-        if (
-            candidate
-            and run_as_nobody([candidate, "-c", "import pytest, verifier.sandbox.zygote"]).returncode == 0
-        ):
+        if candidate and run_as_nobody([candidate, "-c", "import pytest, verifier.sandbox.zygote"]).returncode == 0:
             return candidate
     return None
 

@@ -1,0 +1,155 @@
+"""What one call of `forward` does, as a list that a trace and the interpreter can both write: torch functions
+that return tensors, and launches with their kernel's text, grid and scalars.
+
+The list is made at the level of torch's Python functions, above the dispatcher, so that a CPU build and a
+fake device, which take operators apart differently, give the same one. It is the word of the candidate's
+process; `agreement.py` compares two of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+MAX_EVENTS = 4000
+CALLS = 2
+"""Calls that are kept: the first, where caches are made, and the second, which is the plan."""
+_ADDRESS = 1 << 40
+"""Integers from here on are addresses, which differ from process to process."""
+_DEPTH = 8
+
+Event = dict[str, Any]
+
+
+class CallLog(TorchFunctionMode):
+    """Active inside `call`. `paused` while Triton itself touches tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[list[Event]] = []
+        self.paused = 0
+        self._active = False
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """One call of `forward`. Later ones than CALLS are not kept."""
+        if len(self.calls) >= CALLS:
+            yield
+            return
+        self.calls.append([])
+        self._active = True
+        try:
+            with self:
+                yield
+        finally:
+            self._active = False
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        self.paused += 1
+        try:
+            yield
+        finally:
+            self.paused -= 1
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not self.paused and _has_tensor(result):
+            self.add({"op": str(getattr(func, "__name__", func))[:100]})
+        return result
+
+    def launch(self, function: Any, grid: Iterable[int], arguments: Mapping[str, Any]) -> None:
+        """A launch of the Python function behind a kernel; `arguments` as the kernel was called."""
+        way = {"grid": [int(n) for n in grid], "scalars": _scalars(arguments)}
+        name = str(getattr(function, "__name__", "?"))[:200]
+        self.add({"launch": name, "code": fingerprint(function), "ways": [way], "free": []})
+
+    def mark(self) -> int:
+        return len(self.calls[-1]) if self._active else 0
+
+    def join(self, mark: int, free: Iterable[str] = ()) -> None:
+        """Makes the launches since `mark` one launch in several ways (the configurations of an autotuner).
+
+        `free` names the settings that may have values beside these: some configurations were dropped.
+        """
+        if not self._active:
+            return
+        events = self.calls[-1]
+        launches = [e for e in events[mark:] if "launch" in e]
+        del events[mark:]
+        if launches:
+            ways = [way for event in launches for way in event["ways"]]
+            events.append({**launches[0], "ways": ways, "free": sorted(set(free))})
+
+    def add(self, event: Event) -> None:
+        if self._active and len(self.calls[-1]) < MAX_EVENTS:
+            self.calls[-1].append(event)
+
+
+def _has_tensor(result: Any) -> bool:
+    items = result if isinstance(result, tuple | list) else (result,)
+    return any(isinstance(item, torch.Tensor) for item in items)
+
+
+def _scalars(arguments: Mapping[str, Any]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in arguments.items():
+        items = value if isinstance(value, tuple | list) else (value,)
+        for i, item in enumerate(items):
+            if (text := _text(item)) is not None:
+                found[f"{name}.{i}" if isinstance(value, tuple | list) else name] = text
+    return found
+
+
+def _text(value: Any) -> str | None:
+    """A scalar as text that is the same in both processes; None for pointers and what has no such text."""
+    value = getattr(value, "value", value) if type(value).__name__ == "constexpr" else value
+    if isinstance(value, bool | float | str):
+        return repr(value)[:200]
+    if isinstance(value, int):
+        return "address" if value >= _ADDRESS else repr(value)
+    return None
+
+
+def fingerprint(function: Any) -> str:
+    """SHA-256 of a kernel's byte code, constants, referenced plain globals and device functions."""
+    digest = hashlib.sha256()
+    _feed(digest, function, set(), 0)
+    return digest.hexdigest()
+
+
+def _feed(digest: Any, function: Any, seen: set[int], depth: int) -> None:
+    code = getattr(function, "__code__", None)
+    if code is None or id(code) in seen or depth > _DEPTH:
+        return
+    seen.add(id(code))
+    names = _feed_code(digest, code)
+    outer = dict(zip(code.co_freevars, function.__closure__ or (), strict=True))
+    space = function.__globals__
+    for name in names:
+        value = outer[name].cell_contents if name in outer else space.get(name)
+        inner = getattr(value, "fn", None)
+        if isinstance(inner, types.FunctionType):
+            _feed(digest, inner, seen, depth + 1)
+        elif isinstance(value, types.FunctionType):
+            _feed(digest, value, seen, depth + 1)
+        elif (text := _text(value)) is not None:
+            digest.update(f"{name}={text};".encode())
+
+
+def _feed_code(digest: Any, code: types.CodeType) -> list[str]:
+    digest.update(code.co_code)
+    names = [*code.co_names, *code.co_freevars]
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            names += _feed_code(digest, constant)
+        else:
+            digest.update(repr(constant).encode())
+    digest.update(" ".join(names).encode())
+    return names
