@@ -5,9 +5,9 @@
 This is a check of the judge, not a judge: each candidate's own Python runs in a child process beside the reference,
 which is what the judge exists to avoid. Use it on candidates that you trust, such as the sampler's.
 
-For every candidate and timed workload: the output for the task's own inputs against the float64 reference, by the rules
-of `verifier.numerics`, and, while `--seconds` last, the time of candidate and eager reference by Triton's `do_bench`
-(median, L2 flushed). The table counts verdict against direct result and compares estimates with times.
+For every candidate and timed workload: the output for the task's own inputs against PyTorch's, and, while `--seconds`
+last, the time of candidate and eager reference by Triton's `do_bench` (median, L2 flushed). The table counts verdict
+against direct result and compares estimates with times.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ from verifier.problem import Problem, Role, Workload
 from verifier.verdict import Record, Verdict
 
 CHILDREN = 8
-RUN_SECONDS = 90.0
+RUN_SECONDS = 60.0
+LIMIT = 1e-2
+"""Largest error of a right output: the floor of the fp16 and bf16 contracts."""
 
 
 class Row(Record):
@@ -109,7 +111,7 @@ def _direct(problem: Problem, workload: Workload, source: str, timed: bool) -> d
     torch.manual_seed(1)
     given = [x.cuda() if isinstance(x, torch.Tensor) else x for x in module.get_inputs()]
     with torch.no_grad():
-        return _times(reference, new, given) if timed else _compared(problem, reference, new, given)
+        return _times(reference, new, given) if timed else _compared(reference, new, given)
 
 
 def _imported(source: str) -> Any:
@@ -132,18 +134,22 @@ def _times(reference: Any, new: Any, given: list[Any]) -> dict[str, Any]:
     return {"time": ours / 1e3, "base_time": base / 1e3}
 
 
-def _compared(problem: Problem, reference: Any, new: Any, given: list[Any]) -> dict[str, Any]:
+def _compared(reference: Any, new: Any, given: list[Any]) -> dict[str, Any]:
+    """Centred relative error, whole and of the worst row, against PyTorch's own result, computed in float64."""
     import torch
-
-    from verifier import numerics
-    from verifier.interpreter.precise import Float64
 
     native, output = reference(*given), new(*given)
     torch.cuda.synchronize()
-    with Float64():
-        exact = reference(*(x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in given))
-    found = numerics.compare(output.cpu(), exact.cpu(), native.cpu(), problem.precision)
-    return {"right": found.passed, "fault": found.reason, "error": found.error}
+    if output.shape != native.shape or output.dtype != native.dtype:
+        return {"fault": f"shape or dtype: {tuple(output.shape)} {output.dtype}"}
+    if not torch.isfinite(output).all():
+        return {"fault": "values that are not finite", "error": math.inf}
+    exact, found = (t.double().reshape(-1, t.shape[-1]) for t in (native, output))
+    spread = exact - exact.mean()
+    error = float((found - exact).norm() / spread.norm())
+    row = float(((found - exact).norm(dim=1) / spread.norm(dim=1)).max())
+    right = max(error, row) <= LIMIT
+    return {"right": right, "fault": "" if right else f"error {error:.1e}, worst row {row:.1e}", "error": error}
 
 
 def in_child(problem: Problem, workload: Workload, source: str, timed: bool) -> dict[str, Any]:
@@ -166,6 +172,7 @@ def measure(runs: Sequence[Path], seconds: float) -> list[Row]:
     with ThreadPoolExecutor(CHILDREN) as pool:
         results = pool.map(lambda case: in_child(case[1], case[2], case[3], timed=False), found)
         rows = [case[0].model_copy(update=result) for case, result in zip(found, results, strict=True)]
+    print(f"{len(rows)} direct runs compared", flush=True)
     end = time.monotonic() + seconds
     for i, (_, problem, workload, source) in enumerate(found):
         if rows[i].right and rows[i].estimate and time.monotonic() < end:

@@ -124,9 +124,9 @@ class _Kept:
     source: str
     profiled: _Profiled
     cuda: bool
+    """A kernel of CUDA C++ is among its kernels: Triton's interpreter cannot run it."""
     plan: Plan
     blobs: Mapping[str, bytes]
-    """A kernel of CUDA C++ is among its kernels: Triton's interpreter cannot run it."""
 
 
 class Judge:
@@ -150,9 +150,10 @@ class Judge:
         """Inspects and traces the reference once, before anything is spent. Raises ProblemError."""
         with self._lock:
             if self._arguments is None:
-                self._arguments = [self._inspected(w) for w in self._workloads()]
-                self._base = self._traced_reference()
+                arguments = [self._inspected(w) for w in self._workloads()]
+                self._base = self._traced_reference(arguments)
                 run_reference(self.problem, self._zygotes, self._seed)
+                self._arguments = arguments
 
     def judge(self, candidate: Candidate) -> Verdict:
         """All stages of one candidate, one after the other."""
@@ -288,13 +289,13 @@ class Judge:
         }  # fmt: skip
         return self._zygotes.compile.run(TRACE_JOB, payload, limits=TRACE)
 
-    def _traced_reference(self) -> tuple[dict[str, Any], dict[str, bytes]] | None:
+    def _traced_reference(self, arguments: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, bytes]] | None:
         """Plan and blobs of the reference, its workloads joined; None where the reference cannot be traced."""
         programs: list[Any] = []
         merged: dict[str, Any] = {}
         blobs: dict[str, bytes] = {}
-        for workload, arguments in zip(self._workloads(), self._arguments or [], strict=True):
-            job = self._trace(render(self.problem, workload), "reference.py", "Model", [arguments])
+        for workload, given in zip(self._workloads(), arguments, strict=True):
+            job = self._trace(render(self.problem, workload), "reference.py", "Model", [given])
             if job.outcome != "ok" or job.value["status"] != "ok":
                 return None
             merged = merged or job.value["plan"]
