@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from verifier.profile.target import get_target
+
 
 @dataclass(frozen=True, slots=True)
 class TraceTarget:
@@ -24,17 +26,31 @@ class TraceTarget:
     shared_per_sm: int
     registers_per_sm: int
     threads_per_sm: int
-    threads_per_block: int = 1024
+    threads_per_block: int
+    grid_max: tuple[int, int, int]
     warp_size: int = 32
-    grid_max: tuple[int, int, int] = (2**31 - 1, 65535, 65535)
     cluster_max: int = 16
     """Largest cluster, blocks (non-portable size)."""
 
 
-TARGETS: dict[str, TraceTarget] = {
-    "sm_90a": TraceTarget(
-        name="sm_90a", capability=90, device_name="NVIDIA H200", sms=132, total_memory=150_754_820_096,
-        l2_bytes=62_914_560, shared_per_block=232_448, shared_per_sm=233_472, registers_per_sm=65_536,
-        threads_per_sm=2048,
-    ),
-}  # fmt: skip
+def _traced(name: str, device_name: str, total_memory: int) -> TraceTarget:
+    """The target whose figures `verifier.profile.target` holds, as the trace sees it."""
+    target = get_target(name)
+    return TraceTarget(
+        name=name,
+        capability=target.capability,
+        device_name=device_name,
+        sms=target.multiprocessors,
+        total_memory=total_memory,
+        l2_bytes=target.l2_bytes,
+        shared_per_block=target.shared_per_block,
+        shared_per_sm=target.shared_per_sm,
+        registers_per_sm=target.registers,
+        threads_per_sm=target.threads_per_sm,
+        threads_per_block=target.max_threads,
+        grid_max=target.max_grid,
+    )
+
+
+TARGETS: dict[str, TraceTarget] = {"sm_90a": _traced("sm_90a", "NVIDIA H200", 150_754_820_096)}
+"""What can be traced; the estimate knows more targets."""
