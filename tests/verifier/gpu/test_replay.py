@@ -1,0 +1,240 @@
+"""The replayer on the CPU: library steps are real, custom kernels are Python functions on the same memory."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from verifier.gpu.memory import ReplayError
+from verifier.gpu.replay import Replayer
+from verifier.plan.schema import Alternative, KernelImage, Plan
+
+CPU = torch.device("cpu")
+HEAD = "import torch, triton, triton.language as tl\nfrom torch import nn\n"
+
+
+def floats(address: int, count: int) -> Tensor:
+    return torch.frombuffer((ctypes.c_float * count).from_address(address), dtype=torch.float32)
+
+
+class PythonLauncher:
+    """Kernels by name: functions of the addresses of their arguments."""
+
+    def __init__(self, kernels: dict[str, Callable[..., None]] | None = None) -> None:
+        self._kernels = kernels or {}
+        self.launched: list[tuple[str, str]] = []
+
+    def load(self, image: KernelImage, cubin: bytes) -> Any:
+        assert cubin[:4] == b"\x7fELF"
+        return self._kernels[image.name]
+
+    def launch(
+        self, kernel: Any, image: KernelImage, launch: Alternative, addresses: Sequence[int], stream: int
+    ) -> None:
+        self.launched.append((image.name, launch.config))
+        kernel(*addresses)
+
+    def close(self) -> None:
+        self._kernels = {}
+
+
+def replay(
+    plan: Plan, blobs: dict[str, bytes], inputs: Sequence[Tensor], state: dict[str, Tensor], **kernels: Any
+) -> Replayer:
+    made = Replayer(plan, blobs, "w", device=CPU, launcher=PythonLauncher(kernels))
+    made.poison = True
+    made.load()
+    made.bind(inputs, state)
+    made.setup()
+    return made
+
+
+def module_of(source: str, *init: object) -> nn.Module:
+    scope: dict[str, Any] = {"__name__": "m"}
+    exec(source, scope)
+    model: nn.Module = scope["ModelNew"](*init)
+    return model
+
+
+LIBRARY = {
+    "views and in-place": """
+class ModelNew(nn.Module):
+    def forward(self, x):
+        y = x.t().contiguous()
+        y[1:, ::2] += 3
+        z = y.view(-1)[4:8]
+        z.mul_(2)
+        return y, z.unsqueeze(0)
+""",
+    "weights, buffers and a cache": """
+class ModelNew(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(6, 5)
+        self.register_buffer("scale", torch.arange(5.0))
+        self.packed = None
+    def forward(self, x):
+        if self.packed is None:
+            self.packed = self.fc.weight.t().contiguous() * 2
+        return x @ self.packed + self.fc.bias * self.scale
+""",
+    "a buffer that forward changes": """
+class ModelNew(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.ones(6))
+    def forward(self, x):
+        self.seen.add_(x.sum(0))
+        return x * self.seen
+""",
+    "an input that forward changes": """
+class ModelNew(nn.Module):
+    def forward(self, x):
+        x.add_(1)
+        return x.sum(), x[0]
+""",
+    "constants and flags": """
+class ModelNew(nn.Module):
+    def forward(self, x):
+        torch.backends.cuda.matmul.allow_tf32 = True
+        w = torch.tensor([[1.5, -2.0]] * 6, device=x.device)
+        return torch.relu(x @ w), torch.zeros(2, 3, device=x.device, dtype=torch.int64)
+""",
+    "channels last": """
+class ModelNew(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3)
+    def forward(self, x):
+        y = self.conv(x[None, None].contiguous(memory_format=torch.channels_last))
+        return nn.functional.batch_norm(y, torch.zeros(3, device=x.device), torch.ones(3, device=x.device))
+""",
+}
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_a_replay_equals_the_program(name: str, traced: Any) -> None:
+    torch.manual_seed(3)
+    source = HEAD + LIBRARY[name]
+    x = torch.randn(8, 6)
+    model = module_of(source)
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    plan, blobs = traced(source, [x])
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        for tensor in state.values():
+            tensor.copy_(torch.randn_like(tensor))
+        fresh = module_of(source)
+        fresh.load_state_dict(state)
+        with torch.no_grad():
+            expected = fresh(x.clone())
+        made = replay(plan, blobs, [x.clone()], state)
+        for _ in range(3):
+            outputs = made.run()
+            expected = expected if isinstance(expected, tuple) else (expected,)
+            assert len(outputs) == len(expected)
+            for ours, theirs in zip(outputs, expected, strict=True):
+                assert ours.dtype == theirs.dtype
+                assert torch.equal(ours, theirs)
+
+
+KERNEL = (
+    HEAD
+    + """
+@triton.autotune([triton.Config({"B": 64}), triton.Config({"B": 128})], key=["n"])
+@triton.jit
+def double(x, o, n, B: tl.constexpr):
+    r = tl.program_id(0) * B + tl.arange(0, B)
+    tl.store(o + r, tl.load(x + r, r < n) * 2, r < n)
+class ModelNew(nn.Module):
+    def forward(self, x):
+        o = torch.empty_like(x)
+        double[lambda m: (triton.cdiv(x.numel(), m["B"]),)](x, o, x.numel())
+        return o.sum(), o
+"""
+)
+
+
+def double(x: int, o: int, n: int, *_scratch: int) -> None:
+    floats(o, 48).copy_(floats(x, 48) * 2)
+
+
+def nothing(*_addresses: int) -> None: ...
+
+
+def test_a_kernel_finds_its_memory(traced: Any) -> None:
+    x = torch.randn(8, 6)
+    plan, blobs = traced(KERNEL, [x])
+    made = replay(plan, blobs, [x], {}, double=double)
+    total, o = made.run()
+    assert torch.equal(o, x * 2)
+    assert torch.equal(total, (x * 2).sum())
+
+
+def test_memory_that_no_kernel_writes_shows(traced: Any) -> None:
+    x = torch.randn(8, 6)
+    plan, blobs = traced(KERNEL, [x])
+    made = replay(plan, blobs, [x], {}, double=nothing)
+    assert all(t.isnan().all() for t in made.run())
+
+
+def test_an_alternative_is_chosen(traced: Any) -> None:
+    x = torch.randn(8, 6)
+    plan, blobs = traced(KERNEL, [x])
+    position = next(i for i, step in enumerate(plan.program("w").forward) if step.kind == "launch")
+    launcher = PythonLauncher({"double": double})
+    made = Replayer(plan, blobs, "w", device=CPU, launcher=launcher)
+    made.load()
+    made.bind([x], {})
+    made.setup()
+    made.run()
+    made.choose({position: 1})
+    made.run()
+    assert ["B: 64" in config for _, config in launcher.launched] == [True, False]
+    for wrong in ({position: 2}, {0: 0}, {99: 0}):
+        with pytest.raises(ReplayError, match="no alternative"):
+            made.choose(wrong)
+
+
+def test_inputs_that_are_not_the_plans_are_refused(traced: Any) -> None:
+    x = torch.randn(8, 6)
+    plan, blobs = traced(KERNEL, [x])
+    for wrong in ([], [x, x], [x.half()], [torch.randn(6, 8).t()], [torch.randn(9, 6)[1:]]):
+        with pytest.raises(ReplayError, match="input"):
+            replay(plan, blobs, wrong, {}, double=double)
+
+
+def test_a_parameter_of_another_shape_is_refused(traced: Any) -> None:
+    source = HEAD + LIBRARY["weights, buffers and a cache"]
+    x = torch.randn(8, 6)
+    plan, blobs = traced(source, [x])
+    with pytest.raises(ReplayError, match="shape"):
+        replay(plan, blobs, [x], {"fc.bias": torch.zeros(6)})
+
+
+def test_a_step_that_lies_about_its_shape_is_refused(traced: Any) -> None:
+    x = torch.randn(8, 6)
+    plan, blobs = traced(KERNEL, [x])
+    program = plan.program("w")
+    forged = program.values[program.output_values()[0]].model_copy(update={"shape": (2,), "stride": (1,)})
+    values = tuple(forged if i == program.output_values()[0] else v for i, v in enumerate(program.values))
+    programs = (program.model_copy(update={"values": values}),)
+    made = replay(plan.model_copy(update={"programs": programs}), blobs, [x], {}, double=double)
+    with pytest.raises(ReplayError, match="gave"):
+        made.run()
+
+
+def test_intermediate_memory_is_given_back(traced: Any) -> None:
+    source = HEAD + "class ModelNew(nn.Module):\n    def forward(self, x):\n        for _ in range(50):\n"
+    source += "            x = x + 1\n        return x\n"
+    x = torch.zeros(8, 6)
+    plan, blobs = traced(source, [x])
+    made = replay(plan, blobs, [x], {})
+    assert torch.equal(made.run()[0], x + 50)
+    held = [i for i in range(len(plan.program("w").storages)) if i in made._memory]
+    assert len(held) == 2  # the input and the output

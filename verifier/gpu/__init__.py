@@ -1,0 +1,1 @@
+"""The judge on the GPU: replay of plans, slots shared between processes, correctness and time."""

@@ -1,0 +1,35 @@
+"""A program as one CUDA graph, for timing without the host."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from verifier.gpu.replay import Replayer
+
+
+class CapturedProgram:
+    """`forward` of a bound and set-up replayer as a graph. Its inputs and outputs stay where they are.
+
+    Raises RuntimeError (of torch) or CudaError where a step cannot be captured; the context survives that.
+    """
+
+    def __init__(self, replayer: Replayer) -> None:
+        self.replayer = replayer
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # library handles and lazy initialisation must be past before a capture
+            replayer.run()
+        torch.cuda.current_stream().wait_stream(stream)
+        replayer.restore()
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self.outputs: list[Tensor] = replayer.forward()
+
+    def replay(self) -> None:
+        """One call of forward; state that forward changes is not restored."""
+        self._graph.replay()
+
+    def close(self) -> None:
+        self.outputs = []
+        self._graph.reset()

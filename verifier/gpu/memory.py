@@ -1,0 +1,92 @@
+"""The memory of one program under replay: which torch storage stands for each storage of the plan."""
+
+from __future__ import annotations
+
+import base64
+
+import torch
+from torch import Tensor
+
+from verifier.plan.schema import Program
+from verifier.specs import dtype_of
+
+_NAN_BYTE = 0xFF
+"""A value of these bytes is NaN in every floating dtype."""
+_ODD_BYTE = 0xAA
+
+
+class ReplayError(RuntimeError):
+    """A plan that cannot be replayed as it stands. One sentence."""
+
+
+class Memory:
+    """Storages by id. Only what the plan made is there; reading anything else raises ReplayError."""
+
+    def __init__(self, program: Program, device: torch.device) -> None:
+        self._program, self._device = program, device
+        self._held: dict[int, torch.UntypedStorage] = {}
+        self._views: dict[int, Tensor] = {}
+        self._floating = {v.storage for v in program.values if dtype_of(v.dtype).is_floating_point}
+
+    def __contains__(self, storage: int) -> bool:
+        return storage in self._held
+
+    def value(self, value: int) -> Tensor:
+        """The view of a plan value. Raises ReplayError where its storage is missing or too small."""
+        if value not in self._views:
+            said = self._program.values[value]
+            held = self._held.get(said.storage)
+            if held is None:
+                raise ReplayError(f"value {value} is used and nothing made its storage {said.storage}")
+            dtype = dtype_of(said.dtype)
+            last = 0 if 0 in said.shape else 1 + said.offset + sum(
+                (n - 1) * s for n, s in zip(said.shape, said.stride, strict=True)
+            )  # fmt: skip
+            if last * dtype.itemsize > held.nbytes():
+                raise ReplayError(f"value {value} leaves its storage, which has {held.nbytes()} bytes here")
+            empty = torch.empty(0, dtype=dtype, device=held.device)
+            self._views[value] = empty.set_(held, said.offset, said.shape, said.stride)
+        return self._views[value]
+
+    def address(self, storage: int, offset: int) -> int:
+        """Device address of a byte of a storage."""
+        held = self._held.get(storage)
+        if held is None:
+            raise ReplayError(f"a kernel is given storage {storage}, which nothing made")
+        return held.data_ptr() + offset
+
+    def hold(self, storage: int, made: torch.UntypedStorage) -> None:
+        """`made` stands for the storage from now on."""
+        self.drop(storage)
+        self._held[storage] = made
+
+    def drop(self, storage: int) -> None:
+        """Forgets a storage, so that its memory can serve again."""
+        if self._held.pop(storage, None) is not None:
+            for value in [v for v in self._views if self._program.values[v].storage == storage]:
+                del self._views[value]
+
+    def allocate(self, storage: int) -> None:
+        """Fresh memory of the plan's size, at least one byte."""
+        said = self._program.storages[storage]
+        device = self._device if said.device == "cuda" else torch.device("cpu")
+        self.hold(storage, torch.empty(max(said.bytes, 1), dtype=torch.uint8, device=device).untyped_storage())
+
+    def poison(self, storage: int) -> None:
+        """Fills a storage so that a read of what nobody wrote shows: NaN, or an odd number."""
+        self.bytes(storage).fill_(_NAN_BYTE if storage in self._floating else _ODD_BYTE)
+
+    def bytes(self, storage: int) -> Tensor:
+        """The whole storage as uint8."""
+        held = self._held.get(storage)
+        if held is None:
+            raise ReplayError(f"storage {storage} must be restored and nothing made it")
+        return torch.empty(0, dtype=torch.uint8, device=held.device).set_(held)
+
+    def load_constants(self) -> None:
+        """Allocates the plan's constants and fills them with their bytes."""
+        for constant in self._program.constants:
+            self.allocate(constant.storage)
+            data = bytearray(base64.b64decode(constant.data))
+            if data:
+                self.bytes(constant.storage)[: len(data)].copy_(torch.frombuffer(data, dtype=torch.uint8))

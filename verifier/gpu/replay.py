@@ -1,0 +1,255 @@
+"""Replays one program of a checked plan: library steps through torch, custom kernels through the launcher.
+
+Trusted code; the only thing of the candidate that runs is its compiled device code. A library step may lay out or alias
+its result otherwise than the traced build did; the result is then copied to where the plan says, so that every launch
+finds the strides it was traced with (`relaid` counts such copies).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from verifier.gpu.aten import apply_flags, decode, operator
+from verifier.gpu.launch import Launcher
+from verifier.gpu.memory import Memory, ReplayError
+from verifier.gpu.packing import passed
+from verifier.plan.arguments import DescriptorArg, LaunchArg, PointerArg, values_in
+from verifier.plan.schema import Alternative, AtenStep, KernelImage, LaunchStep, Plan
+
+Step = AtenStep | LaunchStep
+_KEPT = ("input", "parameter", "constant", "setup", "scratch", "earlier_input")
+"""Origins of storages that live from one run to the next."""
+
+
+class Replayer:
+    """One program on one device. Not safe from several threads: library flags are process-wide."""
+
+    def __init__(
+        self, plan: Plan, blobs: Mapping[str, bytes], workload: str, *, device: torch.device, launcher: Launcher
+    ) -> None:
+        """Loads nothing yet. `blobs` are those that `read_plan` checked the plan with."""
+        self.plan, self.program = plan, plan.program(workload)
+        self.poison = False
+        """Fill scratch and every allocation of the plan before use."""
+        self.relaid = 0
+        """Library results that were copied to the plan's layout in the last run."""
+        self._blobs, self._device, self._launcher = blobs, device, launcher
+        self._kernels: dict[str, Any] = {}
+        self._memory = Memory(self.program, device)
+        self._state: Mapping[str, Tensor] = {}
+        self._choice: Mapping[int, int] = {}
+        self._saved: dict[int, Tensor] = {}
+        self._flags: int | None = None
+        self._dying = self._last_uses()
+
+    # -- preparation -------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Loads every kernel that the program launches. Raises CudaError."""
+        steps = [*self.program.setup, *self.program.forward]
+        for step in steps:
+            for launch in step.alternatives if isinstance(step, LaunchStep) else ():
+                image = self.plan.kernels[launch.kernel]
+                if launch.kernel not in self._kernels:
+                    self._kernels[launch.kernel] = self._launcher.load(image, self._blobs[f"{image.cubin}.cubin"])
+
+    def bind(self, inputs: Sequence[Tensor], state: Mapping[str, Tensor]) -> None:
+        """Input tensors in leaf order, used in place, and the state-dict values to load (copied in set-up).
+
+        Raises ReplayError where an input does not have the plan's shape, strides and dtype.
+        """
+        if len(inputs) != len(self.program.inputs):
+            raise ReplayError(f"{len(inputs)} input tensors given, the plan has {len(self.program.inputs)}")
+        for position, (value, tensor) in enumerate(zip(self.program.inputs, inputs, strict=True)):
+            self._bind_input(position, value, tensor)
+        self._state = state
+
+    def _bind_input(self, position: int, value: int, tensor: Tensor) -> None:
+        said = self.program.values[value]
+        if (said.shape, said.dtype) != (tuple(tensor.shape), _name(tensor)) or said.stride != tuple(tensor.stride()):
+            raise ReplayError(f"input {position} is {tuple(tensor.shape)} {_name(tensor)}, the plan has "
+                              f"{said.shape} {said.dtype}, or the strides differ")  # fmt: skip
+        if tensor.storage_offset() != said.offset:
+            raise ReplayError(f"input {position} starts at element {tensor.storage_offset()}, not at {said.offset}")
+        self._memory.hold(said.storage, tensor.untyped_storage())
+        self._saved.pop(said.storage, None)
+
+    def setup(self) -> None:
+        """Constants, parameters and the set-up steps, in the plan's order. Raises ReplayError, CudaError."""
+        self._saved.clear()
+        for i, storage in enumerate(self.program.storages):
+            if storage.origin == "earlier_input":
+                raise ReplayError("the plan needs an input of an earlier call")
+            if storage.origin in ("parameter", "scratch"):
+                self._memory.allocate(i)
+            elif storage.origin != "input":
+                self._memory.drop(i)
+        self._memory.load_constants()
+        ready: dict[int, list[str]] = {}
+        for name, parameter in self.program.parameters.items():
+            ready.setdefault(parameter.ready, []).append(name)
+        for at, step in enumerate([*self.program.setup, None]):
+            for name in ready.get(at, ()):
+                self._load_parameter(name)
+            if step is not None:
+                self._step(step, 0)
+
+    def _load_parameter(self, name: str) -> None:
+        if name not in self._state:
+            return
+        place, given = self._memory.value(self.program.parameters[name].value), self._state[name]
+        if place.shape != given.shape:
+            raise ReplayError(f"parameter {name!r} has shape {tuple(place.shape)}, {tuple(given.shape)} given")
+        place.copy_(given)
+
+    def choose(self, choice: Mapping[int, int]) -> None:
+        """Which alternative each launch of `forward` uses: position among all forward steps to index; else the first.
+
+        Raises ReplayError for a choice that the plan does not have.
+        """
+        for position, index in choice.items():
+            step = self.program.forward[position] if position < len(self.program.forward) else None
+            if not isinstance(step, LaunchStep) or not 0 <= index < len(step.alternatives):
+                raise ReplayError(f"step {position} has no alternative {index}")
+        self._choice = dict(choice)
+
+    # -- running -----------------------------------------------------------------------------------
+
+    def run(self) -> list[Tensor]:
+        """One call of forward on restored state. Gives the output tensors depth first; they live until the next run."""
+        self.restore()
+        return self.forward()
+
+    def restore(self) -> None:
+        """Puts what forward changes and needs back to where it was before the first run, and poisons scratch."""
+        for storage in self.program.restore:
+            if storage in self._saved:
+                self._memory.bytes(storage).copy_(self._saved[storage])
+            else:
+                self._saved[storage] = self._memory.bytes(storage).clone()
+        if self.poison:
+            for i, storage_record in enumerate(self.program.storages):
+                if storage_record.origin == "scratch":
+                    self._memory.poison(i)
+
+    def forward(self) -> list[Tensor]:
+        """The steps of forward alone. Raises ReplayError, CudaError."""
+        self.relaid = 0
+        for position, step in enumerate(self.program.forward):
+            self._step(step, self._choice.get(position, 0))
+            for storage in self._dying.get(position, ()):
+                self._memory.drop(storage)
+        return [self._memory.value(v) for v in self.program.output_values()]
+
+    def close(self) -> None:
+        """Drops all memory and unloads the kernels."""
+        self._memory = Memory(self.program, self._device)
+        self._saved.clear()
+        self._kernels.clear()
+        self._launcher.close()
+
+    # -- steps -------------------------------------------------------------------------------------
+
+    def _step(self, step: Step, choice: int) -> None:
+        if isinstance(step, AtenStep):
+            self._aten(step)
+            return
+        launch = step.alternatives[choice]
+        for before in launch.before:
+            self._aten(before)
+        self._launch(launch)
+
+    def _aten(self, step: AtenStep) -> None:
+        if self._flags != step.flags:
+            apply_flags(self.plan.flags[step.flags])
+            self._flags = step.flags
+        args = [decode(a, self._memory.value, self._device) for a in step.args]
+        kwargs = {k: decode(a, self._memory.value, self._device) for k, a in step.kwargs.items()}
+        try:
+            out = operator(step.op)(*args, **kwargs)
+        except (RuntimeError, AttributeError, TypeError, ValueError, NotImplementedError) as failed:
+            if isinstance(failed, torch.OutOfMemoryError | torch.AcceleratorError):
+                raise
+            raise ReplayError(f"{step.op}: {str(failed).splitlines()[0]}") from failed
+        made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        if len(made) != len(step.outputs):
+            raise ReplayError(f"{step.op} gave {len(made)} tensors, the plan has {len(step.outputs)}")
+        given = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        for value, tensor in zip(step.outputs, made, strict=True):
+            self._keep(step, value, tensor, given)
+
+    def _keep(self, step: AtenStep, value: int, tensor: Tensor, given: set[int]) -> None:
+        """Puts a library result where the plan has it."""
+        said = self.program.values[value]
+        if tuple(tensor.shape) != said.shape or _name(tensor) != said.dtype:
+            raise ReplayError(f"{step.op} gave {tuple(tensor.shape)} {_name(tensor)}, the plan has "
+                              f"{said.shape} {said.dtype}")  # fmt: skip
+        known, allocation = said.storage in self._memory, step.role == "alloc"
+        own = self._memory.value(value) if known else None
+        if own is not None and own.data_ptr() == tensor.data_ptr():
+            return
+        fits = tensor.stride() == said.stride and tensor.storage_offset() == said.offset
+        big = tensor.untyped_storage().nbytes() >= self.program.storages[said.storage].bytes
+        aliases = tensor.untyped_storage().data_ptr() in given and tensor.numel() > 0
+        if own is None and fits and big and not aliases:
+            self._memory.hold(said.storage, tensor.untyped_storage())
+        else:
+            if own is None:
+                self._memory.allocate(said.storage)
+            if not allocation:
+                self._memory.value(value).copy_(tensor)
+                self.relaid += 1
+        if allocation and self.poison:
+            self._memory.poison(said.storage)
+
+    def _launch(self, launch: Alternative) -> None:
+        image = self.plan.kernels[launch.kernel]
+        addresses = [self._address(arg) for arg in passed(launch)]
+        scratch = self._scratch(image, launch)
+        addresses += [0 if t is None else t.data_ptr() for t in scratch]
+        stream = torch.cuda.current_stream().cuda_stream if self._device.type == "cuda" else 0
+        self._launcher.launch(self._kernels[launch.kernel], image, launch, addresses, stream)
+
+    def _address(self, arg: LaunchArg) -> int:
+        if isinstance(arg, PointerArg | DescriptorArg):
+            return self._memory.address(arg.storage, arg.offset)
+        return 0
+
+    def _scratch(self, image: KernelImage, launch: Alternative) -> list[Tensor | None]:
+        """Global and profile scratch of a Triton launch, aligned to 512 bytes. The caching allocator gives the memory
+        to nothing that the stream runs before the launch."""
+        if image.language != "triton":
+            return []
+        blocks = launch.grid[0] * launch.grid[1] * launch.grid[2] * image.num_ctas
+        sizes = [part.size * blocks for part in (image.global_scratch, image.profile_scratch)]
+        return [torch.empty(n, dtype=torch.uint8, device=self._device) if n else None for n in sizes]
+
+    def _last_uses(self) -> dict[int, list[int]]:
+        """Position of a forward step to the storages that nothing needs after it."""
+        kept = {i for i, s in enumerate(self.program.storages) if s.origin in _KEPT}
+        kept |= {self.program.values[v].storage for v in self.program.output_values()}
+        last: dict[int, int] = {}
+        for position, step in enumerate(self.program.forward):
+            for storage in self._touched(step) - kept:
+                last[storage] = position
+        dying: dict[int, list[int]] = {}
+        for storage, position in last.items():
+            dying.setdefault(position, []).append(storage)
+        return dying
+
+    def _touched(self, step: Step) -> set[int]:
+        if isinstance(step, AtenStep):
+            named = [v for a in (*step.args, *step.kwargs.values()) for v in values_in(a)]
+            return {self.program.values[v].storage for v in (*named, *step.outputs, *step.mutates)}
+        args = [a for launch in step.alternatives for a in launch.args]
+        touched = {a.storage for a in args if isinstance(a, PointerArg | DescriptorArg)}
+        return touched.union(*(self._touched(b) for launch in step.alternatives for b in launch.before))
+
+
+def _name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
