@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -40,29 +40,49 @@ def derive_seed(seed: int, *names: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def draw(name: str, get_inputs: Callable[[], Any], seed: int) -> list[Any]:
-    """Arguments of `forward` under distribution `name`. Raises KeyError for a name that is not in DRAWS."""
-    torch.manual_seed(seed)
-    own = list(get_inputs())
+def draw(name: str, get_inputs: Callable[[], Any], seed: int, device: torch.device | str = "cpu") -> list[Any]:
+    """Arguments of `forward` under distribution `name`, made on `device`.
+
+    The same on every call with equal arguments on one kind of device; the kinds differ. Raises KeyError for a name that
+    is not in DRAWS.
+    """
+    values = own(get_inputs, seed, device)
     if name == "task":
-        return own
+        return values
     make = _MAKERS[name]
-    generator = torch.Generator().manual_seed(seed)
-    made: list[Any] = _replace(own, (make(t, generator) if replaceable(t) else t for t in leaves(own)))
+    generator = torch.Generator(device).manual_seed(seed)
+    made: list[Any] = _replace(values, (make(t, generator) if replaceable(t) else t for t in leaves(values)))
     return made
+
+
+def own(get_inputs: Callable[[], Any], seed: int, device: torch.device | str = "cpu") -> list[Any]:
+    """What the task's `get_inputs` returns, on `device`. Made there where the file allows it, else on the host."""
+    torch.manual_seed(seed)
+    if torch.device(device).type == "cpu":
+        return list(get_inputs())
+    try:
+        with torch.device(device):
+            values = list(get_inputs())
+    except (RuntimeError, TypeError, ValueError):
+        torch.manual_seed(seed)
+        values = list(get_inputs())
+    moved: list[Any] = _replace(values, (t.to(device) for t in leaves(values)))
+    return moved
 
 
 def probe(values: Any, seed: int) -> Any:
     """`values` with its first replaceable tensor as odd integers of PROBE_BITS bits, the others in {-1, 0,
     1}.
     """
-    generator = torch.Generator().manual_seed(seed)
-    return _replace(values, _probe_tensors(leaves(values), generator))
+    given = list(leaves(values))
+    generator = torch.Generator(given[0].device if given else "cpu").manual_seed(seed)
+    return _replace(values, _probe_tensors(iter(given), generator))
 
 
 def probe_state(state: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
     """Weights in {-1, 0, 1}, sparse; vectors (biases) zero; integer buffers unchanged."""
-    generator = torch.Generator().manual_seed(seed)
+    device = next(iter(state.values())).device if state else "cpu"
+    generator = torch.Generator(device).manual_seed(seed)
     made: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if not tensor.dtype.is_floating_point:
@@ -96,27 +116,40 @@ def _like(values: Tensor, own: Tensor) -> Tensor:
 
 
 def _normal(own: Tensor, generator: torch.Generator) -> Tensor:
-    return _like(torch.randn(own.shape, generator=generator), own)
+    return _like(_randn(own, generator), own)
+
+
+def _randn(own: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(own.shape, generator=generator, device=generator.device)
+
+
+def _rand(own: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.rand(own.shape, generator=generator, device=generator.device)
+
+
+def _randint(low: int, high: int, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    return torch.randint(low, high, tuple(shape), generator=generator, device=generator.device)
 
 
 def _heavy_tailed(own: Tensor, generator: torch.Generator) -> Tensor:
-    normal = torch.randn((4, *own.shape), generator=generator)
-    student = normal[0] / (normal[1:].square().sum(0) / 3).sqrt()
-    return _like(student.clamp(-64, 64), own)
+    normal, squares = _randn(own, generator), torch.zeros(own.shape, device=generator.device)
+    for _ in range(3):
+        squares += _randn(own, generator).square_()
+    return _like(normal.div_(squares.div_(3).sqrt_()).clamp_(-64, 64), own)
 
 
 def _sparse(own: Tensor, generator: torch.Generator) -> Tensor:
-    kept = torch.rand(own.shape, generator=generator) < 0.1
-    return _like(torch.randn(own.shape, generator=generator) * kept, own)
+    kept = _rand(own, generator) < 0.1
+    return _like(_randn(own, generator) * kept, own)
 
 
 def _scaled(own: Tensor, generator: torch.Generator) -> Tensor:
-    power = int(torch.randint(-2, 3, (), generator=generator))
-    return _like(torch.randn(own.shape, generator=generator) * 2.0**power, own)
+    power = int(_randint(-2, 3, (), generator))
+    return _like(_randn(own, generator) * 2.0**power, own)
 
 
 def _integers(own: Tensor, generator: torch.Generator) -> Tensor:
-    return _like(torch.randint(-3, 4, own.shape, generator=generator).float(), own)
+    return _like(_randint(-3, 4, own.shape, generator).float(), own)
 
 
 _MAKERS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
@@ -136,8 +169,8 @@ def _probe_tensors(tensors: Iterator[Tensor], generator: torch.Generator) -> Ite
         elif first:
             first = False
             bits = min(PROBE_BITS, 11 if tensor.dtype == torch.float16 else PROBE_BITS)
-            values = torch.randint(1 << (bits - 1), 1 << bits, tensor.shape, generator=generator) | 1
-            signs = 2 * torch.randint(0, 2, tensor.shape, generator=generator) - 1
+            values = _randint(1 << (bits - 1), 1 << bits, tensor.shape, generator) | 1
+            signs = 2 * _randint(0, 2, tensor.shape, generator) - 1
             yield _like((values * signs).float(), tensor)
         else:
             yield _signs(tensor, generator)
@@ -146,8 +179,8 @@ def _probe_tensors(tensors: Iterator[Tensor], generator: torch.Generator) -> Ite
 def _signs(own: Tensor, generator: torch.Generator) -> Tensor:
     """Sparse {-1, 0, 1}: about PROBE_TERMS nonzero per longest dimension."""
     share = min(1.0, PROBE_TERMS / max(own.shape, default=1))
-    kept = torch.rand(own.shape, generator=generator) < share
-    signs = 2 * torch.randint(0, 2, own.shape, generator=generator) - 1
+    kept = _rand(own, generator) < share
+    signs = 2 * _randint(0, 2, own.shape, generator) - 1
     return _like((signs * kept).float(), own)
 
 

@@ -34,6 +34,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from verifier import measure as measuring
+from verifier.measure import ROW_LENGTH, columns_of, measure, norm_of, parts_of
 from verifier.problem import Precision
 from verifier.ties import ties
 
@@ -60,15 +62,13 @@ SPOT_MARGIN = 8.0
 SPOT_FLOOR = 32.0
 COARSE = 0.125
 """A draw on which PyTorch's own error exceeds this cannot tell right from wrong."""
-ROW_LENGTH = 16
-NEARLY_CONSTANT = 1e-3
-ABSOLUTE = 1e-2
 OVERFLOW_SHARE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One output. `error` and `row_error` are None when shape, dtype or the non-finite pattern differ."""
+    """One output. `error` and `row_error` are None when shape, dtype or the non-finite pattern differ, and for a large
+    output that is PyTorch's own bit by bit."""
 
     passed: bool
     reason: str = ""
@@ -77,17 +77,6 @@ class Comparison:
     yardstick: float = 0.0
     limit: float = 0.0
     allclose: bool | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Errors:
-    """The three errors of the module docstring and the index of the worst element."""
-
-    error: float
-    row: float
-    spot: float
-    worst: int
-    centred: bool
 
 
 def compare(
@@ -125,6 +114,13 @@ def compare(
             expected = reference.to(output.dtype)
             output, ruler = (torch.where(stored, t.to(output.dtype), expected) for t in (output, ruler))
         return _compare_exact(output, reference, ruler, inputs)
+    if (
+        stored is None
+        and output.numel() > measuring.PART
+        and torch.equal(output, native)
+        and torch.equal(output, ruler)
+    ):
+        return Comparison(True, "bitwise PyTorch's own result", allclose=True)
     if stored is None or bool(stored.all()):
         close = allclose(output, native)
         return replace(_compare_floats(output, reference, ruler, precision), allclose=close)
@@ -140,8 +136,11 @@ def coarse(reference: Tensor, yardstick: Tensor) -> str:
     """Why this draw cannot tell right from wrong, or an empty string: PyTorch's own error is too large."""
     if not yardstick.dtype.is_floating_point or not reference.numel():
         return ""
-    expected, compared = _comparable(reference, yardstick, yardstick)
-    lost = 1 - compared.double().mean().item() - (~torch.isfinite(expected)).double().mean().item()
+    compared = _comparable(reference, yardstick, yardstick)
+    held = sum(
+        int(torch.isfinite(_cast(r, y)).sum()) for r, y in zip(parts_of(reference), parts_of(yardstick), strict=True)
+    )
+    lost = (held - int(compared.sum())) / reference.numel()
     if lost > OVERFLOW_SHARE:
         return f"PyTorch's own result overflows in {100 * lost:.0f}% of the elements"
     errors = measure(yardstick, reference, compared)
@@ -153,7 +152,8 @@ def coarse(reference: Tensor, yardstick: Tensor) -> str:
 def allclose(output: Tensor, native: Tensor) -> bool:
     """`torch.allclose` at KernelBench's tolerances: rtol = atol = 1e-4 for fp32 and fp64, 1e-2 below."""
     tolerance = 1e-4 if native.dtype in (torch.float32, torch.float64) else 1e-2
-    return torch.allclose(output.double(), native.double(), rtol=tolerance, atol=tolerance, equal_nan=True)
+    parts = zip(parts_of(output), parts_of(native), strict=True)
+    return all(torch.allclose(o.double(), n.double(), rtol=tolerance, atol=tolerance, equal_nan=True) for o, n in parts)
 
 
 # floating point
@@ -180,7 +180,7 @@ def _stored_rows(stored: Tensor) -> Tensor:
     repeats elements of the one before to be full.
     """
     flat = stored.reshape(-1).nonzero().reshape(-1)
-    counts = stored.reshape(-1, _columns(stored)).sum(1)
+    counts = stored.reshape(-1, columns_of(stored)).sum(1)
     length = int(counts[counts > 0].mode().values)
     length = min(length if length >= ROW_LENGTH else ROW_LENGTH, flat.numel())
     whole = flat.numel() // length * length
@@ -203,7 +203,7 @@ def _compare_floats(
         return Comparison(True, error=0.0, row_error=0.0, limit=FLOORS[precision])
     if problem := pattern_difference(output, reference, ruler, place):
         return Comparison(False, problem)
-    _, compared = _comparable(reference, ruler, output)
+    compared = _comparable(reference, ruler, output)
     found, own = (measure(t, reference, compared, mean) for t in (output, ruler))
     floor = FLOORS[precision] if found.centred else UNCENTRED_FLOORS[precision]
     limit, row_limit = max(MARGIN * own.error, floor), max(MARGIN * own.row, floor)
@@ -220,99 +220,41 @@ def _compare_floats(
     return Comparison(not reason, reason, found.error, found.row, own.error, limit)
 
 
-def measure(output: Tensor, reference: Tensor, compared: Tensor | None = None, mean: float | None = None) -> Errors:
-    """Errors of `output` against `reference` (both any float dtype, computed in float64) where `compared` is
-    True. `mean`: of the whole reference, when these are parts of it.
-    """
-    o, r = output.double(), reference.double()
-    if compared is not None and not bool(compared.all()):
-        keep = compared
-        o, r = (torch.where(keep, t, torch.zeros((), dtype=torch.float64)) for t in (o, r))
-        count = int(keep.sum())
-    else:
-        keep, count = None, r.numel()
-    if not count:
-        return Errors(0.0, 0.0, 0.0, 0, True)
-    difference = (o - r).abs()
-    size, spread = _norm(r), _norm(_centre(r, keep, mean=mean))
-    centred = count > 1 and spread > NEARLY_CONSTANT * size
-    scale = spread if centred else max(size, ABSOLUTE * math.sqrt(count))
-    forgiven = torch.finfo(output.dtype).eps * r.abs()
-    row, spot, worst = _row_errors(
-        (difference - forgiven).clamp_min(0), r, keep, scale / math.sqrt(count), centred=centred
-    )
-    return Errors(_norm(difference) / scale, row, spot, worst, centred)
-
-
-def _row_errors(
-    difference: Tensor, r: Tensor, keep: Tensor | None, typical: float, *, centred: bool
-) -> tuple[float, float, int]:
-    """(row error, spot error, flat index of the worst element). `typical`: RMS of the output's scale."""
-    columns = _columns(r)
-    rows, wrong = r.reshape(-1, columns), difference.reshape(-1, columns)
-    own = _centre(rows, None if keep is None else keep.reshape(-1, columns), dim=1).norm(dim=1)
-    size = rows.norm(dim=1)
-    median = own.median()
-    root = math.sqrt(columns)
-    scale = torch.maximum(own, 0.1 * size).clamp_min(max(0.1 * median.item(), 1e-3 * typical * root, 1e-300))
-    if not centred:
-        scale = size.clamp_min(typical * root)
-    row = (wrong.norm(dim=1) / scale).max().item()
-    spots = wrong * (root / scale)[:, None]
-    worst = int(spots.argmax())
-    return row, spots.reshape(-1)[worst].item(), worst
-
-
-def _columns(r: Tensor) -> int:
-    """Length of a row: the fewest last dimensions that hold at least ROW_LENGTH elements."""
-    columns = 1
-    for n in reversed(r.shape):
-        columns *= n
-        if columns >= ROW_LENGTH:
-            break
-    return columns
-
-
-def _centre(r: Tensor, keep: Tensor | None, dim: int | None = None, mean: float | None = None) -> Tensor:
-    """r - mean(r) over the kept elements, 0 elsewhere; another mean where one is given."""
-    if mean is not None:
-        return r - mean if keep is None else torch.where(keep, r - mean, torch.zeros((), dtype=r.dtype))
-    if keep is None:
-        return r - (r.mean() if dim is None else r.mean(dim, keepdim=True))
-    count = keep.sum() if dim is None else keep.sum(dim, keepdim=True)
-    average = (r.sum() if dim is None else r.sum(dim, keepdim=True)) / count.clamp_min(1)
-    return torch.where(keep, r - average, torch.zeros((), dtype=r.dtype))
-
-
-def _norm(t: Tensor) -> float:
-    return float(t.reshape(-1).norm())
-
-
 # NaN and infinity
 
 
 def pattern_difference(output: Tensor, reference: Tensor, ruler: Tensor, place: _Place) -> str:
     """Where NaN, +inf and -inf differ from what is allowed, in words; empty when they do not."""
-    expected, _ = _comparable(reference, ruler, output)
-    found, wanted, own = _kind(output), _kind(expected), _kind(ruler)
-    near = _near_overflow(reference, output.dtype) & (found != _NAN)
-    signs_agree = (found == _FINITE) | (found == torch.where(reference > 0, _POSITIVE, _NEGATIVE))
-    bad = (found != wanted) & (found != own) & ~(near & signs_agree)
-    if not bool(bad.any()):
+    count, at, text = 0, 0, ""
+    for o, r, y in zip(parts_of(output), parts_of(reference), parts_of(ruler), strict=True):
+        bad, found, wanted = _pattern(o, r, y)
+        if here := int(bad.sum()):
+            if not count:
+                first = int(bad.int().argmax())
+                got, want = (_KINDS[int(k[first])] for k in (found, wanted))
+                text = f"first at {place(at + first)}"
+            count += here
+        at += o.numel()
+    if not count:
         return ""
-    first = int(bad.reshape(-1).int().argmax())
-    count, total = int(bad.sum()), output.numel()
-    names = {_FINITE: "a finite value", _NAN: "NaN", _POSITIVE: "+inf", _NEGATIVE: "-inf"}
-    got, want = (names[int(k.reshape(-1)[first])] for k in (found, wanted))
-    text = f"{got} instead of {want} in {count} of {total} elements, first at {place(first)}"
+    text = f"{got} instead of {want} in {count} of {output.numel()} elements, {text}"
     return f"{text} (memory from torch.empty holds NaN until it is written)" if got == "NaN" else text
 
 
+def _pattern(output: Tensor, reference: Tensor, ruler: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(mask of elements whose kind is wrong, kinds found, kinds wanted)."""
+    found, wanted, own = _kind(output), _kind(_cast(reference, output)), _kind(ruler)
+    near = _near_overflow(reference, output.dtype) & (found != _NAN)
+    signs_agree = (found == _FINITE) | (found == torch.where(reference > 0, _POSITIVE, _NEGATIVE))
+    return (found != wanted) & (found != own) & ~(near & signs_agree), found, wanted
+
+
 _FINITE, _NAN, _POSITIVE, _NEGATIVE = 0, 1, 2, 3
+_KINDS = {_FINITE: "a finite value", _NAN: "NaN", _POSITIVE: "+inf", _NEGATIVE: "-inf"}
 
 
 def _kind(t: Tensor) -> Tensor:
-    kind = torch.zeros(t.shape, dtype=torch.int64)
+    kind = torch.zeros(t.shape, dtype=torch.uint8, device=t.device)
     wide = t.double()
     kind[wide.isnan()] = _NAN
     kind[wide == math.inf] = _POSITIVE
@@ -320,11 +262,18 @@ def _kind(t: Tensor) -> Tensor:
     return kind
 
 
-def _comparable(reference: Tensor, ruler: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
-    """(reference cast to the output's dtype and back, mask of elements whose values are compared)."""
-    expected = reference.to(output.dtype).double() if output.dtype.itemsize > 1 else reference.double()
-    finite = torch.isfinite(expected) & torch.isfinite(ruler.double()) & torch.isfinite(output.double())
-    return expected, finite
+def _comparable(reference: Tensor, ruler: Tensor, output: Tensor) -> Tensor:
+    """Mask of the elements whose values are compared: finite in all three."""
+    parts = zip(parts_of(reference), parts_of(ruler), parts_of(output), strict=True)
+    finite = [
+        torch.isfinite(_cast(r, o)) & torch.isfinite(y.double()) & torch.isfinite(o.double()) for r, y, o in parts
+    ]
+    return torch.cat(finite).reshape(output.shape)
+
+
+def _cast(reference: Tensor, output: Tensor) -> Tensor:
+    """The reference as the output's dtype holds it, in float64."""
+    return reference.to(output.dtype).double() if output.dtype.itemsize > 1 else reference.double()
 
 
 def _near_overflow(reference: Tensor, dtype: torch.dtype) -> Tensor:
@@ -368,7 +317,7 @@ def precision_class(output: Tensor, exact: Tensor) -> str:
         return "fp32"
     if not bool(torch.isfinite(wide).all()):
         return "fp16"
-    error = _norm(wide - exact.double()) / max(_norm(exact.double()), 1e-300)
+    error = norm_of(wide - exact.double()) / max(norm_of(exact.double()), 1e-300)
     if error < 2.0**-16:
         return "fp32"
     if error < 2.0**-11:

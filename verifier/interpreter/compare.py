@@ -51,17 +51,33 @@ def _compare_draw(
     try:
         output, masks = _output(draw["output"], blobs, prefix, sampled)
     except SpecError as error:
-        return [_check(workload, draw, 0, numerics.Comparison(False, f"the answer is malformed: {error}"))]
+        malformed = numerics.Comparison(False, f"the answer is malformed: {error}")
+        return [_check(workload, draw["name"], 0, malformed)]
+    return compare_values(
+        output, native, expected, yardstick, precision, given=given, workload=workload, draw=draw["name"],
+        masks=masks, unseen=unseen,
+    )  # fmt: skip
+
+
+def compare_values(
+    output: Any, native: Any, expected: Any, yardstick: Any, precision: Precision, *,
+    given: list[Tensor], workload: str, draw: str, masks: list[Tensor] | None = None,
+    unseen: dict[str, None] | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """One OutputCheck for each leaf of `output`, a nested value of tensors that is not trusted. The others are those of
+    the reference, of one structure; `given`: the input tensors. `masks` and `unseen` as in `compare_job`.
+    """
+    masks = list(masks or ())
     if reason := _structure(output, native):
         return [_check(workload, draw, 0, numerics.Comparison(False, reason))]
-    found = _flat(output)
-    rows = zip(found, _flat(native), _flat(expected), _flat(yardstick), strict=True)
+    rows = zip(_flat(output), _flat(native), _flat(expected), _flat(yardstick), strict=True)
     checks = []
     for i, (o, n, e, y) in enumerate(rows):
         if isinstance(n, Tensor):
             stored = masks.pop(0) if masks and isinstance(o, Tensor) else None
             if stored is not None and stored.numel() and not bool(stored.any()):
-                unseen[f"the sampled programs stored nothing of output {i}"] = None
+                if unseen is not None:
+                    unseen[f"the sampled programs stored nothing of output {i}"] = None
                 continue
             result = numerics.compare(o, e, n, precision, yardstick=y, inputs=given, stored=stored)
         else:
@@ -75,10 +91,10 @@ def _output(spec: object, blobs: Mapping[str, bytes], prefix: str, sampled: bool
     return unpack_chosen(spec, blobs, prefix) if sampled else (unpack(spec, blobs, f"{prefix}/out"), [])
 
 
-def _check(workload: str, draw: Mapping[str, Any], index: int, found: numerics.Comparison) -> dict[str, Any]:
+def _check(workload: str, draw: str, index: int, found: numerics.Comparison) -> dict[str, Any]:
     return {
         "workload": workload,
-        "draw": draw["name"],
+        "draw": draw,
         "output": index,
         "error": _number(found.error),
         "row_error": _number(found.row_error),

@@ -1,4 +1,4 @@
-"""Makes CPU tensors claim to be on `cuda:0` of an H200, as in the trace, for a candidate under the interpreter.
+"""Makes CPU tensors claim to be on `cuda:0` of the target, as in the trace, for a candidate under the interpreter.
 
 `CpuAsCuda` is a torch function mode: `.device`, `.is_cuda` and `.cuda()` answer as on a GPU, every request
 for a CUDA device becomes one for the CPU, and memory that PyTorch would leave uninitialised is poisoned (NaN,
@@ -20,16 +20,11 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from verifier.device_facts import torch_properties, triton_properties
+from verifier.target import Target
+
 CUDA = torch.device("cuda", 0)
 CPU = torch.device("cpu")
-
-PROPERTIES = SimpleNamespace(
-    name="NVIDIA H200", major=9, minor=0, multi_processor_count=132, total_memory=150_754_820_096,
-    max_threads_per_multi_processor=2048, max_threads_per_block=1024, regs_per_multiprocessor=65536,
-    shared_memory_per_multiprocessor=233472, shared_memory_per_block=49152,
-    shared_memory_per_block_optin=232448, L2_cache_size=62_914_560, warp_size=32, is_integrated=False,
-    is_multi_gpu_board=False, gcnArchName="",
-)  # fmt: skip
 
 
 class _Event:
@@ -140,13 +135,15 @@ def _captured_call(func: Any, args: Any, kwargs: Any, result: Any) -> None:
         captured(again)
 
 
-def patch() -> None:
+def patch(target: Target) -> None:
     """Answers of `torch.cuda` and of Triton's driver in this process."""
+    properties = torch_properties(target)
     answers: dict[str, Any] = {
         "is_available": True, "is_initialized": True, "init": None, "_lazy_init": None, "device_count": 1,
-        "current_device": 0, "set_device": None, "get_device_properties": PROPERTIES,
-        "get_device_capability": (9, 0), "get_device_name": PROPERTIES.name, "synchronize": None,
-        "empty_cache": None, "mem_get_info": (PROPERTIES.total_memory,) * 2, "is_bf16_supported": True,
+        "current_device": 0, "set_device": None, "get_device_properties": properties,
+        "get_device_capability": (properties.major, properties.minor), "get_device_name": properties.name,
+        "synchronize": None,
+        "empty_cache": None, "mem_get_info": (properties.total_memory,) * 2, "is_bf16_supported": True,
         "manual_seed": None, "manual_seed_all": None, "seed_all": None, "max_memory_allocated": 0,
         "memory_allocated": 0, "memory_reserved": 0, "max_memory_reserved": 0, "reset_peak_memory_stats":
         None, "is_current_stream_capturing": False, "ipc_collect": None, "_exchange_device": 0,
@@ -164,7 +161,7 @@ def patch() -> None:
         setattr(torch.cuda, name, lambda device=None: _Stream())
     setattr(torch.cuda, "stream", _constant(contextlib.nullcontext()))  # noqa: B010
     torch.version.cuda = "13.0"
-    _patch_driver()
+    _patch_driver(target)
 
 
 def hide_interpreter() -> None:
@@ -181,21 +178,17 @@ def _constant(value: Any) -> Callable[..., Any]:
     return lambda *args, **kwargs: value
 
 
-def _patch_driver() -> None:
+def _patch_driver(target: Target) -> None:
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
 
-    numbers = {
-        "max_shared_mem": 232448, "multiprocessor_count": 132, "max_num_regs": 65536, "warpSize": 32,
-        "sm_clock_rate": 1_980_000, "mem_clock_rate": 3_201_000, "mem_bus_width": 6144,
-    }  # fmt: skip
     stub = SimpleNamespace(
-        utils=SimpleNamespace(get_device_properties=_constant(numbers)),
-        get_current_target=_constant(GPUTarget("cuda", 90, 32)),
+        utils=SimpleNamespace(get_device_properties=_constant(triton_properties(target))),
+        get_current_target=_constant(GPUTarget("cuda", target.capability, target.warp_size)),
         get_current_device=_constant(0),
         set_current_device=_constant(None),
         get_current_stream=_constant(0),
-        get_device_capability=_constant((9, 0)),
+        get_device_capability=_constant(divmod(target.capability, 10)),
         get_active_torch_device=_constant(CUDA),
         get_device_interface=_constant(torch.cuda),
         get_benchmarker=_constant(lambda call, quantiles=None, **kwargs: (call(), [1.0, 1.0, 1.0])[1]),

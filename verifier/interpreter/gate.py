@@ -143,8 +143,9 @@ class _Trial:
 
 
 def run_gate(
-    problem: Problem, source: str, zygotes: Zygotes, seed: int, *, check: Check | None = None, spoil: bool = False
-) -> TestReport:
+    problem: Problem, source: str, zygotes: Zygotes, seed: int, *, check: Check | None = None, spoil: bool = False,
+    target: str = "h200",
+) -> TestReport:  # fmt: skip
     """Tests `source` (which must have been traced before) on `problem`. `seed` is secret and is the judge's.
 
     `check` has a last look at a run that passed; `spoil` also asks whether anything comes of the kernels.
@@ -155,7 +156,7 @@ def run_gate(
     for sizes in scaling.choose(problem):
         if sizes.sampled and any(t.final for t in trials):
             break
-        trial = _try(problem, source, zygotes, seed, sizes, check, spoil)
+        trial = _try(problem, source, zygotes, seed, sizes, check, spoil, target)
         trials.append(trial)
         if trial.outcome == "failed" or (trial.outcome == "passed" and not scaling.has_small(problem)):
             break
@@ -193,14 +194,15 @@ def _report(trials: list[_Trial], seconds: float) -> TestReport:
 
 
 def _try(
-    problem: Problem, source: str, zygotes: Zygotes, seed: int, sizes: scaling.Sizes, check: Check | None, spoil: bool
-) -> _Trial:
+    problem: Problem, source: str, zygotes: Zygotes, seed: int, sizes: scaling.Sizes, check: Check | None, spoil: bool,
+    target: str,
+) -> _Trial:  # fmt: skip
     expected = _expected(problem, zygotes, seed, sizes)
     if isinstance(expected, _Trial):
         return expected
     changed = expected.workload.constants if sizes.changed else {}
     described = scaling.describe(sizes.scaling, changed)
-    trial = _run(problem, source, zygotes, expected, described, check, spoil)
+    trial = _run(problem, source, zygotes, expected, described, check, spoil, target)
     if trial.outcome == "failed" and sizes.changed:
         crashed = any(f.code == "runtime-error" for f in trial.findings)
         if crashed or scaling.names_a_size(source, sizes.changed):
@@ -246,10 +248,10 @@ def _expected(problem: Problem, zygotes: Zygotes, seed: int, sizes: scaling.Size
 
 def _run(
     problem: Problem, source: str, zygotes: Zygotes, expected: Expected, described: str,
-    check: Check | None, spoil: bool,
+    check: Check | None, spoil: bool, target: str,
 ) -> _Trial:  # fmt: skip
     name = expected.workload.name
-    result = _interpret(source, zygotes, expected, spoil)
+    result = _interpret(source, zygotes, expected, spoil, target)
     if result.outcome != "ok":
         return _died(result, name, described)
     said = answers.parse(result.value)
@@ -298,7 +300,7 @@ def _undecided(said: answers.Answer, source: str, name: str, described: str) -> 
     return _Trial("not_applicable", said.reason, name, described, findings=findings, final=final)
 
 
-def _interpret(source: str, zygotes: Zygotes, expected: Expected, spoil: bool) -> JobResult:
+def _interpret(source: str, zygotes: Zygotes, expected: Expected, spoil: bool, target: str) -> JobResult:
     value = expected.value
     draws = [{"prefix": f"d{i}", "name": d["name"], "inputs": d["inputs"]} for i, d in enumerate(value["draws"])]
     if (probe := value["probe"]) is not None:
@@ -307,7 +309,7 @@ def _interpret(source: str, zygotes: Zygotes, expected: Expected, spoil: bool) -
     payload = {
         "source": source, "class": "ModelNew", "init": value["init"], "init_seed": value["init_seed"],
         "state": value["state"], "draws": draws, "seconds": SECONDS,
-        "sample": sample, "spoil": spoil,
+        "sample": sample, "spoil": spoil, "target": target,
     }  # fmt: skip
     secret = ("native", "expected", "yardstick")
     blobs = {k: b for k, b in expected.blobs.items() if not any(part in secret for part in k.split("/"))}
@@ -343,7 +345,7 @@ def _judge(
     done = {i: d for i, d in enumerate(expected.value["draws"]) if f"d{i}" in said.outputs}
     compared = _compare(problem, zygotes, expected, said, outputs, done)
     checks = tuple(OutputCheck(**c) for c in compared["checks"])
-    findings = [*_value_findings(checks), *_mutations(expected, said, done)]
+    findings = [*value_findings(checks), *_mutations(expected, said, done)]
     findings += said.diagnostics(source)
     errors = [f for f in findings if f.severity == "error"]
     skipped = dict(expected.value["skipped"])
@@ -382,7 +384,7 @@ def _compare(
     return dict(result.value)
 
 
-def _value_findings(checks: tuple[OutputCheck, ...]) -> list[Diagnostic]:
+def value_findings(checks: tuple[OutputCheck, ...]) -> list[Diagnostic]:
     """One diagnostic for all wrong outputs: the first in full, the draws that fail by name."""
     wrong = [c for c in checks if not c.passed]
     if not wrong:

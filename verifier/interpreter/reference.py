@@ -7,24 +7,22 @@ the reference cannot take or cannot tell apart is skipped by name.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from verifier import inputs, numerics
+from verifier import inputs
 from verifier.errors import ProblemError
 from verifier.interpreter.blobs import pack
-from verifier.interpreter.precise import Float64, RoundedOperands
 from verifier.loader import arguments, inspect_arguments, materialize, user_errors
 from verifier.problem import Problem, Workload
-from verifier.specs import SpecError, dtype_of, leaves
+from verifier.reference import Expected, Reference, Skip, TooLarge, bytes_of
+from verifier.specs import SpecError, dtype_of
 
 Answer = tuple[dict[str, Any], dict[str, bytes]]
 
@@ -61,9 +59,9 @@ def _attempt(problem: Problem, workload: Workload, max_bytes: int, payload: Mapp
         if sampled:
             _refuse_large(outputs, max_bytes - size)
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-            reference = _Reference.create(problem, workload, int(payload["seed"]))
-            value, blobs = reference.run(payload["draws"], max_bytes - size if sampled else None)
-    except _TooLarge as error:
+            packed = _Packed(Reference.create(problem, workload, int(payload["seed"])))
+            value, blobs = packed.run(payload["draws"], max_bytes - size if sampled else None)
+    except TooLarge as error:
         return {"status": "too_large", "reason": str(error)}, {}
     except ProblemError as error:
         place = f"{error.file}:{error.line}: " if error.line is not None else f"{error.file}: "
@@ -74,7 +72,7 @@ def _attempt(problem: Problem, workload: Workload, max_bytes: int, payload: Mapp
 
 def _refuse_large(size: int, most: int) -> None:
     if size > most:
-        raise _TooLarge(f"the outputs take {size / 2**20:.1f} MiB")
+        raise TooLarge(f"the outputs take {size / 2**20:.1f} MiB")
 
 
 def _bytes_of_arguments(problem: Problem, workload: Workload, *, outputs: bool) -> tuple[int, int]:
@@ -90,21 +88,17 @@ def _bytes_of_arguments(problem: Problem, workload: Workload, *, outputs: bool) 
             init, given = arguments(problem, module)
             with user_errors(problem):
                 model = module.Model(*init)
-            size = _bytes_of([init, given, dict(model.state_dict())])
+            size = bytes_of([init, given, dict(model.state_dict())])
             return size, _bytes_returned(model, given) if outputs else 0
     except ProblemError:
         described = inspect_arguments(problem, workload)
         return sum(_spec_bytes(s) for s in [*described["init"], *described["inputs"]]), 0
 
 
-def _bytes_of(values: Any) -> int:
-    return sum(t.numel() * t.element_size() for t in leaves(values))
-
-
 def _bytes_returned(model: nn.Module, given: list[Any]) -> int:
     try:
         with torch.no_grad():
-            return _bytes_of(model(*given))
+            return bytes_of(model(*given))
     except Exception:  # noqa: BLE001 - not every reference runs without data
         return 0
 
@@ -116,183 +110,67 @@ def _spec_bytes(spec: Mapping[str, Any]) -> int:
     return sum(_spec_bytes(s) for s in (items.values() if isinstance(items, dict) else items))
 
 
-@dataclass
-class _Reference:
-    problem: Problem
-    workload: Workload
-    seed: int
-    get_inputs: Any
-    init: list[Any]
-    model: nn.Module
-    blobs: dict[str, bytes] = field(default_factory=dict)
-    max_bytes: int | None = None
+class _Packed:
+    """What the reference says, as JSON and blobs."""
 
-    @classmethod
-    def create(cls, problem: Problem, workload: Workload, seed: int) -> _Reference:
-        """Executes the file and builds the model, seeded before each constructor as KernelBench does."""
-        module = materialize(problem, workload)
-        init_seed = inputs.derive_seed(seed, workload.name, "init")
-        with user_errors(problem):
-            torch.manual_seed(init_seed)
-            init = list(module.get_init_inputs())
-            torch.manual_seed(init_seed)
-            model = module.Model(*init)
-        return cls(problem, workload, seed, module.get_inputs, init, model)
+    def __init__(self, reference: Reference) -> None:
+        self._reference = reference
+        self._blobs: dict[str, bytes] = {}
 
     def run(self, names: Sequence[str] | None, max_bytes: int | None) -> Answer:
         """`max_bytes`: of the outputs of one draw when only programs are sampled."""
-        self.max_bytes = max_bytes
-        state = {k: v.detach() for k, v in self.model.state_dict().items() if isinstance(v, Tensor)}
+        source = self._reference
         draws: list[dict[str, Any]] = []
         skipped: dict[str, str] = {}
         for name in names or inputs.DRAWS:
-            made = self._draw(name, f"d{len(draws)}", state)
-            if isinstance(made, str):
-                skipped[name] = made
+            try:
+                made = source.draw(name, most_output_bytes=max_bytes)
+            except Skip as reason:
+                skipped[name] = str(reason)
+                continue
+            if too_coarse := made.coarse():
+                skipped[name] = too_coarse
             else:
-                draws.append(made)
-        if draws and draws[0]["name"] == "task" and self._stochastic(state):
+                draws.append(self._draw(made, f"d{len(draws)}"))
+        if draws and draws[0]["name"] == "task" and source.stochastic():
             return {"status": "stochastic", "reason": "the reference is random given its inputs"}, {}
         value = {
             "status": "ok",
-            "init": self._pack(self.init, "init"),
-            "init_seed": inputs.derive_seed(self.seed, self.workload.name, "init"),
-            "programs_seed": inputs.derive_seed(self.seed, self.workload.name, "programs"),
-            "state": self._pack(state, "state"),
+            "init": self._pack(source.init, "init"),
+            "init_seed": source.init_seed,
+            "programs_seed": inputs.derive_seed(source.seed, source.workload.name, "programs"),
+            "state": self._pack(source.state, "state"),
             "draws": draws,
             "skipped": skipped,
-            "probe": self._probe(state) if max_bytes is None else None,
+            "probe": self._probe() if max_bytes is None else None,
         }
-        return value, self.blobs
+        return value, self._blobs
 
-    def _draw(self, name: str, prefix: str, state: dict[str, Tensor]) -> dict[str, Any] | str:
-        seed = inputs.derive_seed(self.seed, self.workload.name, "draw", name)
-        with user_errors(self.problem):
-            values = inputs.draw(name, self.get_inputs, seed)
-        try:
-            return self._expect(name, prefix, values, state, seed)
-        except _Skip as reason:
-            return str(reason)
+    def _draw(self, made: Expected, prefix: str) -> dict[str, Any]:
+        packed: dict[str, Any] = {"name": made.name, "inputs": self._pack(made.inputs, f"{prefix}/in")}
+        packed["native"] = self._pack(made.native, f"{prefix}/native")
+        packed["expected"] = self._pack(made.expected, f"{prefix}/expected")
+        packed["yardstick"] = None if made.yardstick is None else self._pack(made.yardstick, f"{prefix}/yardstick")
+        packed["mutated"] = made.mutated
+        return packed
 
-    def _expect(self, name: str, prefix: str, values: list[Any], state: dict[str, Tensor], seed: int) -> dict[str, Any]:
-        own = name == "task"
-        try:
-            expected = self._float64(values, state, seed)
-            if not own and not inputs.finite(expected):
-                raise _Skip("the float64 reference is not finite")
-            used = copy.deepcopy(values)
-            native = self._forward(self.model_with(state), used, seed)
-            if self.max_bytes is not None:
-                _refuse_large(_bytes_of(native), self.max_bytes)
-            mode, model, again = (
-                RoundedOperands(self.problem.precision),
-                self.model_with(state),
-                copy.deepcopy(values),
-            )
-            with mode:
-                rounded = self._forward(model, again, seed)
-        except (_Skip, _TooLarge):
-            raise
-        except Exception as error:
-            if own:
-                with user_errors(self.problem):
-                    raise
-            raise _Skip(f"the reference raises {type(error).__name__}: {error}"[:300]) from None
-        yardstick = rounded if mode.products else native
-        if not own:
-            self._refuse_coarse(expected, yardstick)
-        spec: dict[str, Any] = {"name": name, "inputs": self._pack(values, f"{prefix}/in")}
-        spec["native"] = self._pack(native, f"{prefix}/native")
-        spec["expected"] = self._pack(expected, f"{prefix}/expected")
-        spec["yardstick"] = self._pack(yardstick, f"{prefix}/yardstick") if mode.products else None
-        spec["mutated"] = _changed(values, used)
-        return spec
-
-    def _refuse_coarse(self, expected: Any, yardstick: Any) -> None:
-        for r, y in zip(leaves(expected), leaves(yardstick), strict=True):
-            if reason := numerics.coarse(r, y):
-                raise _Skip(reason)
-
-    def model_with(self, state: dict[str, Tensor]) -> nn.Module:
-        """A copy of the model with fresh buffers, so that what `forward` mutates does not leak into another
-        run.
-        """
-        model = copy.deepcopy(self.model)
-        model.load_state_dict(state, strict=False)
-        return model
-
-    def _forward(self, model: nn.Module, values: list[Any], seed: int) -> Any:
-        torch.manual_seed(seed)
-        return model(*values)
-
-    def _float64(self, values: list[Any], state: dict[str, Tensor], seed: int) -> Any:
-        wide = [_double(v) for v in copy.deepcopy(values)]
-        model = self.model_with(state).double()
-        default = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float64)
-        try:
-            with Float64():
-                return self._forward(model, wide, seed)
-        finally:
-            torch.set_default_dtype(default)
-
-    def _stochastic(self, state: dict[str, Tensor]) -> bool:
-        """Whether two runs on equal inputs differ by more than the order of summation explains."""
-        seed = inputs.derive_seed(self.seed, self.workload.name, "draw", "task")
-        values = inputs.draw("task", self.get_inputs, seed)
-        with user_errors(self.problem):
-            one, two = (self._forward(self.model_with(state), copy.deepcopy(values), seed + i) for i in (0, 1))
-        pairs = zip(leaves(one), leaves(two), strict=True)
-        return any(not torch.allclose(a, b, rtol=1e-3, atol=1e-3, equal_nan=True) for a, b in pairs)
-
-    def _probe(self, state: dict[str, Tensor]) -> dict[str, Any] | None:
-        """Integer inputs and weights on which the reference is exact in fp32, None where it is not."""
-        seed = inputs.derive_seed(self.seed, self.workload.name, "probe")
-        torch.manual_seed(seed)
-        values = inputs.probe(list(self.get_inputs()), seed)
-        weights = inputs.probe_state(state, seed)
-        try:
-            exact = self._float64(values, weights, seed)
-            native = self._forward(self.model_with(weights), copy.deepcopy(values), seed)
-        except Exception:  # noqa: BLE001 - a probe that the reference cannot take is no probe
-            return None
-        if not (isinstance(native, Tensor) and native.dtype == torch.float32 and native.numel()):
-            return None
-        if not torch.equal(native.double(), exact) or not bool((exact != 0).any()):
-            return None
-        return {
-            "name": "probe",
-            "inputs": self._pack(values, "probe/in"),
-            "state": self._pack(weights, "probe/state"),
-            "expected": self._pack(exact, "probe/expected"),
-        }
+    def _probe(self) -> dict[str, Any] | None:
+        probe = self._reference.probe()
+        return (
+            None
+            if probe is None
+            else {
+                "name": "probe",
+                "inputs": self._pack(probe.inputs, "probe/in"),
+                "state": self._pack(probe.state, "probe/state"),
+                "expected": self._pack(probe.expected, "probe/expected"),
+            }
+        )
 
     def _pack(self, value: Any, prefix: str) -> dict[str, Any]:
         try:
             spec, made = pack(value, prefix)
         except SpecError as error:
-            raise ProblemError(f"a value cannot be described: {error}", file=self.problem.file) from None
-        self.blobs.update(made)
+            raise ProblemError(f"a value cannot be described: {error}", file=self._reference.problem.file) from None
+        self._blobs.update(made)
         return spec
-
-
-class _TooLarge(Exception):
-    """The outputs do not fit."""
-
-
-class _Skip(Exception):
-    """A distribution that the reference cannot take; the message says why."""
-
-
-def _double(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.double() if value.dtype.is_floating_point else value
-    if isinstance(value, list | tuple):
-        return type(value)(_double(v) for v in value)
-    return {k: _double(v) for k, v in value.items()} if isinstance(value, dict) else value
-
-
-def _changed(before: list[Any], after: list[Any]) -> list[int]:
-    """Numbers of the input tensors that a run changed."""
-    pairs = enumerate(zip(leaves(before), leaves(after), strict=True))
-    return [i for i, (a, b) in pairs if not torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)]

@@ -29,6 +29,7 @@ from verifier.interpreter.launch import KernelError, Launcher
 from verifier.interpreter.limits import NotSampled, OutOfTime, Unsupported
 from verifier.interpreter.sampling import Coverage
 from verifier.specs import SpecError, encode, leaves
+from verifier.target import get_target
 
 FILENAME = "candidate.py"
 MAX_OUTPUT_BYTES = 256 << 20
@@ -47,7 +48,7 @@ def interpret_job(payload: Mapping[str, Any], blobs: Mapping[str, bytes], workdi
 
     payload: {"source", "class", "init": spec, "init_seed": int, "state": spec, "draws": [{"name", "inputs": spec, and
     for the probe "state": spec}], "seconds": float, "sample": {"programs": int, "seed": str} or null,
-    "spoil": bool}; blobs `init/`,
+    "spoil": bool, "target": name}; blobs `init/`,
     `state/`, `d0/in/`, ..., the last draw may be the probe under `probe/`. With `sample` only that many programs of a
     launch run, and `d0/out/0` holds the stored elements that the bits of `d0/mask/0` name. Value: {"status": "ok" |
     "failed" | "not_applicable", "code", "reason", "line", "outputs": {prefix: spec}, "mutated": {prefix: [int]},
@@ -62,7 +63,7 @@ def interpret_job(payload: Mapping[str, Any], blobs: Mapping[str, bytes], workdi
     coverage = Coverage(int(sample["programs"]), sample["seed"]) if sample else None
     launcher = Launcher(str(path), time.monotonic() + float(payload["seconds"]), coverage)
     launcher.install()
-    device.patch()
+    device.patch(get_target(payload["target"]))
     device.hide_interpreter()
     run = _Run(launcher, payload, blobs)
     with torch.no_grad():

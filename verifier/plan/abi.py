@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import operator
+import struct
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from verifier.plan.abi_sizes import FLOATS, param_accesses, param_size
-from verifier.plan.record import Recorder
+from verifier.plan.record import Recorder, Untraceable
 from verifier.specs import dtype_name
 
 
@@ -47,7 +50,6 @@ def image(
     params = [
         {"name": n, "type": k, "size": param_size(k), "access": a} for (n, k), a in zip(pairs, kinds, strict=True)
     ]
-    fn = src.fn
     return {
         "language": "triton", "block": None, "cluster": None,
         "name": metadata.name, "cubin": cubin, "ttir": ttir, "ptx": ptx, "num_warps": metadata.num_warps,
@@ -57,8 +59,17 @@ def image(
         "profile_scratch": {"size": metadata.profile_scratch_size, "align": metadata.profile_scratch_align},
         "cooperative": bool(metadata.launch_cooperative_grid), "pdl": bool(metadata.launch_pdl),
         "params": params,
-        "tensor_descriptors": [dict(m) for m in (getattr(metadata, "tensordesc_meta", None) or [])],
-        "line": getattr(fn, "starting_line_number", None),
+        "tensor_descriptors": [_layout(m) for m in (getattr(metadata, "tensordesc_meta", None) or [])],
+        "line": getattr(getattr(src, "fn", None), "starting_line_number", None),
+    }  # fmt: skip
+
+
+def _layout(meta: dict[str, Any]) -> dict[str, Any]:
+    """DescriptorMeta JSON."""
+    return {
+        "swizzle": meta["swizzle"], "elem_size": meta["elem_size"], "elem_type": meta["elem_type"],
+        "block_size": list(meta["block_size"]), "fp4_padded": bool(meta["fp4_padded"]),
+        "is_im2col": bool(meta.get("is_im2col", False)),
     }  # fmt: skip
 
 
@@ -71,16 +82,30 @@ def encode(recorder: Recorder, name: str, kind: str, value: Any, position: int) 
         return {"name": name, "type": kind, **_pointer(recorder, value, position)}
     if kind.startswith("tensordesc"):
         return {"name": name, "type": kind, **_descriptor(recorder, value, position)}
-    if kind in FLOATS:
-        number = float(value)
-        finite = number == number and abs(number) != float("inf")
-        return {"t": "float", "name": name, "type": kind, "v": number if finite else str(number)}
     if isinstance(value, torch.Tensor):
         raise recorder.value_read(f"kernel argument `{name}`")
-    number = int(value)
+    if kind in FLOATS:
+        return {"t": "float", "name": name, "type": kind, "v": _float(kind, name, value)}
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"argument `{name}` of type {kind} is a {type(value).__name__}, not an integer") from None
     if kind in ("i64", "u64") and recorder.space.contains(number):
         return {"name": name, "type": kind, **_address(recorder, number, position)}
+    bits = 8 * param_size(kind)
+    if not -(1 << (bits - 1)) <= number < 1 << bits:
+        raise OverflowError(f"argument `{name}` = {number} does not fit {kind}")
     return {"t": "int", "name": name, "type": kind, "v": number}
+
+
+def _float(kind: str, name: str, value: Any) -> float | str:
+    """The number as JSON. Half precision that overflows is refused, as the launcher does."""
+    if isinstance(value, str | bytes):
+        raise TypeError(f"argument `{name}` of type {kind} is a {type(value).__name__}, not a number")
+    number = float(value)
+    if kind == "fp16":
+        struct.pack("<e", number)
+    return number if math.isfinite(number) else str(number)
 
 
 def _pointer(recorder: Recorder, value: Any, position: int) -> dict[str, Any]:
@@ -110,6 +135,9 @@ def _address(recorder: Recorder, address: int, position: int) -> dict[str, Any]:
 
 def _descriptor(recorder: Recorder, value: Any, position: int) -> dict[str, Any]:
     """A host-side TMA descriptor: what cuTensorMapEncodeTiled needs besides the kernel's own metadata."""
+    if hasattr(value, "pixel_box_lower_corner"):
+        recorder.block("im2col-descriptor", "an im2col tensor descriptor; only tiled ones can be part of a plan")
+        raise Untraceable("im2col descriptor")
     pointer = _pointer(recorder, value.base, position)
     return {
         **pointer, "t": "descriptor", "shape": [int(n) for n in value.shape],

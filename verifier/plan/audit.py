@@ -17,9 +17,9 @@ from verifier.plan.arguments import DescriptorArg, PointerArg, values_in
 from verifier.plan.reader import ITEM_BYTES
 from verifier.plan.schema import AtenStep, LaunchStep, Plan, Program
 from verifier.plan.source_rules import check_source
-from verifier.plan.target import TARGETS
 from verifier.plan.textutil import clip, excerpt
 from verifier.problem import LibraryPolicy, Precision, Problem
+from verifier.target import get_target
 from verifier.verdict import Diagnostic
 
 _RANK = {Precision.FP32: 0, Precision.TF32: 0, Precision.FP16: 1, Precision.BF16: 1, Precision.FP8: 2}
@@ -46,7 +46,13 @@ def audit(
     for image in plan.kernels.values():
         if image.global_bytes:
             message = f"kernel `{image.title}` carries {image.global_bytes} bytes of memory that outlive a launch"
+            if image.language == "triton":
+                message += "; remove `device_print`, `device_assert` and `debug=True`, whose texts lie there"
             found.append(Diagnostic(severity="error", code="writable-globals", line=image.line, message=message))
+        text = (blobs or {}).get(f"{image.ttir}.ttir", b"").decode(errors="replace")
+        if registers := ttir.hardware_registers(text):
+            message = f"kernel `{image.title}` reads {', '.join(registers)}: what it does may depend on when and where"
+            found.append(Diagnostic(severity="warning", code="hardware-register", line=image.line, message=message))
     for program in plan.programs:
         found += _Audit(plan, program, problem, source, movers).run()
     order = {"error": 0, "warning": 1, "advice": 2}
@@ -141,9 +147,10 @@ class _Audit:
         live = set(targets)
         for step in reversed(self._program.forward):
             reads, writes, kills = _effects(self._plan, self._program, step)
-            if writes & live:
+            if not writes.isdisjoint(live):
                 needed.append(step)
-                live = (live - kills) | reads
+                live -= kills
+                live |= reads
         return needed
 
     # -- data flow ---------------------------------------------------------------------------------
@@ -158,12 +165,12 @@ class _Audit:
         for step in program.forward:
             reads, writes, kills = _effects(self._plan, program, step)
             launch = isinstance(step, LaunchStep)
-            kept_input, kept_launch = from_input - kills, from_launch - kills
-            shown_input, shown_launch = bool(reads & from_input), launch or bool(reads & from_launch)
-            from_input = kept_input | (writes if shown_input else set())
-            from_launch = kept_launch | (writes if shown_launch else set())
+            shown = ((from_input, bool(reads & from_input)), (from_launch, launch or bool(reads & from_launch)))
             computes = isinstance(step, LaunchStep) and step.kernel not in self._movers
-            computed = (computed - kills) | (writes if computes or reads & computed else set())
+            for marked, gains in (*shown, (computed, computes or bool(reads & computed))):
+                marked -= kills
+                if gains:
+                    marked |= writes
             written |= writes if not (isinstance(step, AtenStep) and step.role == "alloc") else set()
         self._check_outputs(inputs, from_input, from_launch, written)
         self._check_movers(from_launch - computed)
@@ -270,9 +277,9 @@ class _Audit:
             self._say("warning", "input-mutated", f"forward writes its input {program.mutated_inputs[0]} in place")
 
     def _memory(self) -> None:
-        target = TARGETS.get(self._plan.target)
+        target = get_target(self._plan.device or self._plan.target)
         largest = max((s.bytes for s in self._program.storages if s.device == "cuda"), default=0)
-        if target is not None and largest > target.total_memory:
+        if largest > target.total_memory:
             message = f"a tensor of {largest >> 30} GiB does not fit the device's {target.total_memory >> 30} GiB"
             self._say("error", "out-of-memory", message)
 

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple, NoReturn
 
+from verifier.device_facts import torch_properties
 from verifier.plan import cuda_abi, nvrtc
 from verifier.plan.cuda_image import Geometry, Three
 from verifier.plan.cuda_launch import CudaHost, Function, Module
 from verifier.plan.cuda_options import UNSUPPORTED, ProgramOptions, command_line
-from verifier.plan.fakecuda import properties
 from verifier.plan.textutil import shown
 
 LEFT_OUT = (
@@ -153,7 +153,7 @@ class ExperimentalLaunchConfig(LaunchConfig):
 
 def _classes(host: CudaHost) -> dict[str, Any]:
     """The names of `cuda.core` that are bound to one trace."""
-    target, props = host.target, properties(host.target)
+    target, props = host.target, torch_properties(host.target)
 
     class ObjectCode:
         """cuda.core.ObjectCode, made by Program.compile."""
@@ -231,7 +231,7 @@ def _classes(host: CudaHost) -> dict[str, Any]:
             max_shared_memory_per_multiprocessor=target.shared_per_sm, l2_cache_size=target.l2_bytes,
             max_registers_per_block=target.registers_per_sm, max_registers_per_multiprocessor=target.registers_per_sm,
             max_threads_per_multiprocessor=target.threads_per_sm, compute_capability_major=props.major,
-            compute_capability_minor=props.minor, cooperative_launch=True, cluster_launch=True,
+            compute_capability_minor=props.minor, cooperative_launch=True, cluster_launch=target.cluster_max > 1,
         )  # fmt: skip
 
         def __init__(self, device_id: object = None) -> None:

@@ -13,7 +13,7 @@ from verifier.plan.cuda_launch import CudaHost
 from verifier.plan.driver import Kernels
 from verifier.plan.load_inline import Extensions
 from verifier.plan.record import Recorder
-from verifier.plan.target import TraceTarget
+from verifier.target import Target
 
 
 def versions(images: Iterable[Mapping[str, Any]]) -> dict[str, str]:
@@ -21,7 +21,7 @@ def versions(images: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     return {"nvrtc": nvrtc.load().version} if any(i["language"] == "cuda" for i in images) else {}
 
 
-def install(target: TraceTarget, recorder: Recorder, kernels: Kernels) -> None:
+def install(target: Target, recorder: Recorder, kernels: Kernels) -> None:
     """Replaces the modules for good, in this process. The real packages need not be installed."""
     host = CudaHost(target, recorder, kernels)
     sys.modules.update(cuda_core.modules(host))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from verifier.plan import cuda_abi, elf
 from verifier.plan.cuda_abi import KernelFacts
 from verifier.plan.schema import KernelImage
-from verifier.plan.target import TraceTarget
+from verifier.target import Target
 
 DEFAULT_SHARED = 48 << 10
 """Shared memory of a block without opting in to more, bytes."""
@@ -46,7 +46,7 @@ class Geometry:
 # -- what the target refuses: one sentence, None where it agrees ------------------------------------
 
 
-def refusal(target: TraceTarget, facts: KernelFacts, geometry: Geometry, name: str) -> str | None:
+def refusal(target: Target, facts: KernelFacts, geometry: Geometry, name: str) -> str | None:
     """Why the target cannot launch such blocks at all."""
     threads, static = math.prod(geometry.block), facts.shared
     per_block = registers_of_block(facts.registers, threads)
@@ -69,7 +69,7 @@ def refusal(target: TraceTarget, facts: KernelFacts, geometry: Geometry, name: s
     return None
 
 
-def refusal_of_grid(target: TraceTarget, facts: KernelFacts, geometry: Geometry, name: str) -> str | None:
+def refusal_of_grid(target: Target, facts: KernelFacts, geometry: Geometry, name: str) -> str | None:
     """Why the target cannot launch that many of them."""
     for axis, count, limit in zip("xyz", geometry.grid, target.grid_max, strict=True):
         if not 1 <= count <= limit:
@@ -105,7 +105,7 @@ def _sizes(facts: KernelFacts, geometry: Geometry) -> str:
     return f"{geometry.shared} bytes of dynamic and {facts.shared} of static shared memory"
 
 
-def resident_blocks(target: TraceTarget, facts: KernelFacts, threads: int, shared: int) -> int:
+def resident_blocks(target: Target, facts: KernelFacts, threads: int, shared: int) -> int:
     """Blocks that one multiprocessor holds at once."""
     warps = max(1, -(-threads // target.warp_size))
     return min(
@@ -132,7 +132,7 @@ def geometry_of(image: KernelImage, grid: Three = (1, 1, 1)) -> Geometry:
     return Geometry(grid, image.block, image.cluster, image.shared, image.cooperative, image.pdl)
 
 
-def check(key: str, image: KernelImage, cubin: bytes, ptx: bytes, target: TraceTarget) -> None:
+def check(key: str, image: KernelImage, cubin: bytes, ptx: bytes, target: Target) -> None:
     """Compares an image with its files and the target. Raises ValueError with one sentence."""
     geometry = geometry_of(image)
     facts = cuda_abi.read_facts(cubin, image.name)

@@ -20,8 +20,8 @@ from verifier.plan.cuda_image import DEFAULT_SHARED, Geometry
 from verifier.plan.driver import Kernels, LaunchLimitError
 from verifier.plan.ptx import PtxParam
 from verifier.plan.record import Recorder, Step, Untraceable
-from verifier.plan.target import TraceTarget
 from verifier.plan.textutil import shown
+from verifier.target import Target
 
 MAX_NAME = 1000
 
@@ -52,7 +52,7 @@ class CudaHost:
 
     def __init__(
         self,
-        target: TraceTarget,
+        target: Target,
         recorder: Recorder,
         kernels: Kernels,
         compiler: Callable[[], nvrtc.Nvrtc] = nvrtc.load,

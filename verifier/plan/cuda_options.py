@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from verifier.plan.nvrtc import include_folders
-from verifier.plan.target import TraceTarget
+from verifier.target import Target
 
 
 @dataclass
@@ -96,7 +96,7 @@ UNSUPPORTED = ("relocatable_device_code", "link_time_optimization", "extra_sourc
 """Options whose result is no cubin that can be launched as it is."""
 
 
-def command_line(options: ProgramOptions, target: TraceTarget) -> list[str]:
+def command_line(options: ProgramOptions, target: Target) -> list[str]:
     """NVRTC's options. Raises ValueError for an architecture that the target cannot run."""
     made = [f"--gpu-architecture={architecture(options.arch, target)}", f"--std={options.std or 'c++17'}", "-lineinfo"]
     values = {f.name: getattr(options, f.name) for f in fields(options)}
@@ -114,13 +114,13 @@ def header_options() -> list[str]:
     return [f"--include-path={folder}" for folder in include_folders()]
 
 
-def architecture(wanted: str | None, target: TraceTarget) -> str:
+def architecture(wanted: str | None, target: Target) -> str:
     """The architecture to compile for: what was asked, if the target can load it."""
     name = (wanted or f"sm_{target.capability}").replace("compute_", "sm_")
     number = name.removeprefix("sm_")
     same = number.rstrip("af") == str(target.capability)
     if not name.startswith("sm_") or not same:
-        raise ValueError(f"arch {wanted!r}: no kernel image for {target.name} would come of it")
+        raise ValueError(f"arch {wanted!r}: no kernel image for {target.arch} would come of it")
     return name
 
 
@@ -141,7 +141,7 @@ def _macro(macro: Any) -> str:
     return f"{macro[0]}={macro[1]}" if isinstance(macro, list | tuple) else str(macro)
 
 
-def passed_through(options: Sequence[str], target: TraceTarget) -> list[str]:
+def passed_through(options: Sequence[str], target: Target) -> list[str]:
     """Options that a CuPy candidate writes as NVRTC's own, with the architecture and the headers added."""
     kept = [o for o in options if not o.lstrip("-").startswith(("arch", "gpu-architecture", "time", "pch"))]
     kept = [o for o in kept if not (o.startswith("-I") and not Path(o[2:]).is_dir())]

@@ -14,12 +14,12 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
+from verifier.device_facts import torch_properties
 from verifier.plan import cuda_abi
 from verifier.plan.cuda_core import three
 from verifier.plan.cuda_image import Geometry
 from verifier.plan.cuda_launch import CudaHost, Function, Module
 from verifier.plan.cuda_options import passed_through
-from verifier.plan.fakecuda import properties
 
 _SCALARS = (
     "bool_", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32",
@@ -155,7 +155,7 @@ def _array(value: object, *_args: object, **_kwargs: object) -> Array:
 
 def modules(host: CudaHost) -> dict[str, types.ModuleType]:
     """The fake modules by name, for sys.modules."""
-    props = properties(host.target)
+    props = torch_properties(host.target)
 
     def nothing(*_args: object, **_kwargs: object) -> None: ...
 

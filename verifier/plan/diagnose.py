@@ -16,6 +16,8 @@ from verifier.plan.driver import LaunchLimitError
 from verifier.plan.nvrtc import CudaCompileError
 from verifier.plan.textutil import clip, excerpt
 
+_NO_CLUSTERS = re.compile(r"num_ctas > 1 requires NVIDIA SM90")
+"""How Triton refuses clusters."""
 _MLIR = re.compile(r"^(?:.*?\.py|<[^>]*>):(\d+):(\d+): error: (.*)$", re.M)
 
 
@@ -47,7 +49,7 @@ def explain(error: BaseException, source: str, filename: str, stderr: str) -> tu
         where = _definition(source, "forward")
     elif where[0] is None and isinstance(error, TypeError) and ".__init__()" in str(error):
         where = _definition(source, "__init__")
-    if isinstance(error, OutOfResources | LaunchLimitError):
+    if isinstance(error, OutOfResources | LaunchLimitError) or _NO_CLUSTERS.match(str(error)):
         return "over_limits", diagnostic("over-limits", _words(error), source, *where)
     if isinstance(error, PTXASError) or "PTXAS" in str(error)[:200] or "ptxas" in str(error)[:200]:
         return "compile_error", diagnostic("ptxas-error", _ptxas(str(error)), source, *where)

@@ -1,14 +1,15 @@
 """The offline Triton driver: every launch compiles for the target and becomes a step; nothing is launched.
 
-Triton's own JIT does all specialisation. Three places change in the traced process: the active driver, the
-autotuner's `run` (every configuration that fits is recorded as an alternative of one launch; the first one
-counts) and the constructor of CompiledKernel (to keep the compiler's outputs by hash). Works with the
-launcher interfaces of Triton 3.6 to 3.9.
+Triton's own JIT does all specialisation. In the traced process these change: the active driver, the autotuner
+(`tuning.py`), `do_bench` and the constructor of CompiledKernel (to keep the compiler's outputs by hash). Hooks and
+allocators of the file run as they would; what they do is part of the plan, but for memory that an allocator makes for
+scratch. Works with the launcher interfaces of Triton 3.6 to 3.9.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import operator
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,17 +19,13 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import GPUDriver
 from triton.compiler.compiler import CompiledKernel
-from triton.compiler.errors import CompileTimeAssertionFailure
 from triton.runtime import _allocation
-from triton.runtime.autotuner import Autotuner
-from triton.runtime.errors import OutOfResources, PTXASError
 from triton.runtime.jit import JITFunction
 
-from verifier.plan import abi, elf, ttir
+from verifier.device_facts import triton_properties
+from verifier.plan import abi, cuda_abi, cuda_image, elf, triton_image, ttir, tuning
 from verifier.plan.record import Recorder, Step
-from verifier.plan.target import TraceTarget
-
-MAX_ALTERNATIVES = 64
+from verifier.target import Target
 
 
 class LaunchLimitError(RuntimeError):
@@ -38,17 +35,11 @@ class LaunchLimitError(RuntimeError):
 class Utils:
     """What Triton asks of a device's driver at module load."""
 
-    def __init__(self, target: TraceTarget) -> None:
+    def __init__(self, target: Target) -> None:
         self._target = target
 
     def get_device_properties(self, _device: int) -> dict[str, int]:
-        t = self._target
-        return {
-            "max_shared_mem": t.shared_per_block, "multiprocessor_count": t.sms,
-            "max_num_regs": t.registers_per_sm,
-            "warpSize": t.warp_size, "sm_clock_rate": 1_980_000, "mem_clock_rate": 3_201_000,
-            "mem_bus_width": 6144,
-        }  # fmt: skip
+        return triton_properties(self._target)
 
     def load_binary(self, _name: str, _cubin: bytes, _shared: int, _device: int) -> tuple[int, int, int, int, int]:
         return 1, 1, 0, 0, self._target.threads_per_block
@@ -74,7 +65,7 @@ class Utils:
 class OfflineDriver(GPUDriver):  # type: ignore[misc]
     """A driver whose launcher records. `set_active` makes Triton use it."""
 
-    def __init__(self, target: TraceTarget, launcher: type) -> None:
+    def __init__(self, target: Target, launcher: type) -> None:
         self._target = target
         self.utils = Utils(target)
         self.launcher_cls = launcher
@@ -102,18 +93,13 @@ class OfflineDriver(GPUDriver):  # type: ignore[misc]
         return str(ty_to_cpp(ty))
 
     def get_benchmarker(self) -> Callable[..., Any]:
-        return bench_once
+        benchmarker: Callable[..., Any] = triton.testing.do_bench
+        return benchmarker
 
     def get_empty_cache_for_benchmark(self) -> torch.Tensor:
         return torch.empty(1, device="cuda")
 
     def clear_cache(self, _cache: object) -> None: ...
-
-
-def bench_once(call: Callable[[], Any], *_args: object, quantiles: Any = None, **_kwargs: object) -> Any:
-    """Stands for triton.testing.do_bench: one call, a made-up time of 1 ms."""
-    call()
-    return [1.0] * len(quantiles) if quantiles else 1.0
 
 
 class Kernels:
@@ -126,30 +112,26 @@ class Kernels:
         self._by_hash: dict[str, str] = {}
 
     def image(self, src: Any, metadata: Any) -> tuple[str, dict[str, Any]]:
-        """SHA and image of a kernel, made on its first launch."""
-        sha = self._by_hash.get(metadata.hash)
-        if sha is None:
-            sha = self._add(src, metadata)
-        return sha, self.images[sha]
+        """Key and image of a kernel, made on its first launch."""
+        key = self._by_hash.get(metadata.hash)
+        if key is None:
+            key = self._by_hash[metadata.hash] = self._add(src, metadata)
+        return key, self.images[key]
 
     def _add(self, src: Any, metadata: Any) -> str:
         asm = self.compiled[metadata.hash].asm
-        cubin, text = bytes(asm["cubin"]), str(asm["ttir"])
-        sha = self._by_hash[metadata.hash] = hashlib.sha256(cubin).hexdigest()
-        text_sha = hashlib.sha256(text.encode()).hexdigest()
-        ptx = str(asm["ptx"])
-        ptx_sha = hashlib.sha256(ptx.encode()).hexdigest()
-        self.blobs |= {
-            f"{sha}.cubin": cubin,
-            f"{text_sha}.ttir": text.encode(),
-            f"{ptx_sha}.ptx": ptx.encode(),
-        }
-        image = abi.image(src, metadata, sha, text_sha, ptx_sha, ttir.accesses(text))
-        self.images[sha] = image | {"global_bytes": elf.global_bytes(cubin)}
-        return sha
+        text = asm.get("ttir") or asm["ttgir"]  # a Gluon kernel starts one level lower
+        files = {"cubin": bytes(asm["cubin"]), "ttir": str(text).encode(), "ptx": str(asm["ptx"]).encode()}
+        hashes = {kind: hashlib.sha256(data).hexdigest() for kind, data in files.items()}
+        self.blobs |= {f"{hashes[kind]}.{kind}": data for kind, data in files.items()}
+        image = abi.image(src, metadata, **hashes, arguments=ttir.accesses(str(text)))
+        image["global_bytes"] = elf.global_bytes(files["cubin"])
+        key = triton_image.key(image)
+        self.images.setdefault(key, image)
+        return key
 
 
-def install(target: TraceTarget, recorder: Recorder) -> Kernels:
+def install(target: Target, recorder: Recorder) -> Kernels:
     """Makes Triton record into `recorder`. Failures of the JIT are kept there, in case the candidate swallows
     them."""
     kernels = Kernels()
@@ -170,99 +152,21 @@ def install(target: TraceTarget, recorder: Recorder) -> Kernels:
             recorder.failures.append(failure)
             raise
 
-    def run_autotuned(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return _autotune(self, recorder, args, kwargs)
+    def bench_once(call: Callable[[], Any], *_args: object, quantiles: Any = None, **_kwargs: object) -> Any:
+        """Stands for triton.testing.do_bench: one call, a made-up time of 1 ms."""
+        recorder.note("warning", "own-timing", "the file times kernels by itself; in a trace, each takes 1 ms")
+        call()
+        return [1.0] * len(quantiles) if quantiles else 1.0
 
     CompiledKernel.__init__ = constructed
     JITFunction.run = run_noted
-    Autotuner.run = run_autotuned
+    tuning.install(recorder)
     triton.testing.do_bench = bench_once
     triton.testing.do_bench_cudagraph = bench_once
     return kernels
 
 
-def _autotune(tuner: Any, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Runs every configuration under the recorder and appends one launch with those that fit as
-    alternatives."""
-    tuner.nargs = dict(zip(tuner.arg_names, args, strict=False))
-    configs = tuner.prune_configs(kwargs) if len(tuner.configs) > 1 else tuner.configs
-    if len(configs) > MAX_ALTERNATIVES:
-        recorder.note(
-            "warning",
-            "many-configs",
-            f"{len(configs)} autotune configurations; the first {MAX_ALTERNATIVES} count",
-        )
-    taken: list[tuple[Any, Step]] = []
-    mark = recorder.log.mark()
-    result: Any = None
-    failure: Exception | None = None
-    for config in configs[:MAX_ALTERNATIVES]:
-        try:
-            with recorder.diverted() as steps:
-                made = _run_config(tuner, config, args, kwargs)
-        except (OutOfResources, CompileTimeAssertionFailure, PTXASError, LaunchLimitError) as refused:
-            failure = refused
-            recorder.failures.clear()
-            recorder.note("warning", "config-dropped", f"{config}: {str(refused).splitlines()[-1]}")
-            continue
-        if not taken:
-            result = made
-            tuner.best_config = config
-        if (step := _one_launch(steps, config)) is not None:
-            taken.append((config, step))
-    dropped = failure is not None or len(configs) > MAX_ALTERNATIVES
-    recorder.log.join(mark, {name for c in configs for name in c.kwargs} if dropped else ())
-    if not taken and failure is not None:
-        raise failure
-    if taken:
-        recorder.append(_merge(tuner, [step for _, step in taken]))
-    tuner.nargs = None
-    return result
-
-
-def _run_config(tuner: Any, config: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    settings = config.all_kwargs()
-    if clash := kwargs.keys() & config.kwargs.keys():
-        raise ValueError(
-            f"Conflicting meta-parameters: {', '.join(clash)}. Make sure that you don't re-define auto-tuned symbols."
-        )
-    if config.pre_hook is not None:
-        config.pre_hook({**tuner.nargs, **kwargs, **settings})
-    return tuner.fn.run(*args, **{**kwargs, **settings})
-
-
-def _one_launch(steps: list[Step], config: Any) -> Step | None:
-    """The launch among the steps of one configuration, with what its pre_hook did before it; None for an
-    empty grid."""
-    launches = [s for s in steps if s.body["kind"] == "launch"]
-    if len(launches) != 1:
-        return None
-    launch = launches[0]
-    before = [s for s in steps if s.body["kind"] == "aten"]
-    alternative = launch.body["alternatives"][0]
-    alternative["config"] = str(config)[:500]
-    alternative["before"] = [s.body for s in before]
-    for s in before:
-        launch.reads |= s.reads - s.fresh
-        launch.writes |= s.writes
-        launch.fresh |= s.fresh
-    return launch
-
-
-def _merge(tuner: Any, launches: list[Step]) -> Step:
-    first = launches[0]
-    body = {**first.body, "autotuned": True, "reset_to_zero": [str(n) for n in tuner.reset_to_zero],
-            "restore_value": [str(n) for n in tuner.restore_value]}  # fmt: skip
-    body["alternatives"] = [s.body["alternatives"][0] for s in launches]
-    step = Step(body, first.phase)
-    step.reads = set().union(*(s.reads for s in launches))
-    step.writes = set().union(*(s.writes for s in launches))
-    step.fresh = set().union(*(s.fresh for s in launches))
-    step.kills = set.intersection(*(s.kills for s in launches))
-    return step
-
-
-def _launcher(target: TraceTarget, recorder: Recorder, kernels: Kernels) -> type:
+def _launcher(target: Target, recorder: Recorder, kernels: Kernels) -> type:
     class Launcher:
         """One per compiled kernel; a call is a launch."""
 
@@ -273,33 +177,58 @@ def _launcher(target: TraceTarget, recorder: Recorder, kernels: Kernels) -> type
         launch_metadata: Any,
                      enter: Any, leave: Any, *args: Any) -> None:  # fmt: skip
             grid = (operator.index(x), operator.index(y), operator.index(z))
-            _check_launch(target, grid, self._metadata)
+            launched = _launches(recorder, grid)
+            key, image = kernels.image(self._src, self._metadata)
+            if launched:
+                _check_launch(target, grid, image, kernels)
+            with recorder.diverted():  # the plan has scratch of its own
+                _allocate_scratch(image, grid)
             if enter is not None:
                 enter(launch_metadata)
-            sha, image = kernels.image(self._src, self._metadata)
-            _check_scratch(image)
-            recorder.log.launch(self._src.fn.fn, grid, dict(zip(self._src.signature, args, strict=True)))
-            if 0 not in grid:
-                recorder.append(_launch_step(recorder, sha, image, grid, abi.flatten(self._src, args)))
+            named = dict(zip(self._src.signature, args, strict=True))
+            if hasattr(self._src, "fn"):
+                recorder.log.launch(self._src.fn.fn, grid, named)
+            if launched:
+                recorder.append(_launch_step(recorder, key, image, grid, abi.flatten(self._src, args)))
             if leave is not None:
                 leave(launch_metadata)
 
     return Launcher
 
 
-def _check_launch(target: TraceTarget, grid: tuple[int, int, int], metadata: Any) -> None:
-    blocks = (grid[0] * metadata.num_ctas, grid[1], grid[2])
+def _launches(recorder: Recorder, grid: tuple[int, int, int]) -> bool:
+    """Whether Triton's launcher, which multiplies the grid in 32 bits, launches anything at all."""
+    if any(not -(1 << 31) <= n < 1 << 31 for n in grid):
+        raise LaunchLimitError(f"grid {grid} does not fit 32 bits")
+    programs = (math.prod(grid) + (1 << 31)) % (1 << 32) - (1 << 31)
+    if programs <= 0 and 0 not in grid:
+        message = f"grid {grid}: Triton counts programs in 32 bits and launches nothing here"
+        recorder.note("warning", "launch-skipped", message)
+    return programs > 0
+
+
+def _check_launch(target: Target, grid: tuple[int, int, int], image: dict[str, Any], kernels: Kernels) -> None:
+    ctas = image["num_ctas"]
+    blocks = (grid[0] * ctas, grid[1], grid[2])
     for axis, count, limit in zip("xyz", blocks, target.grid_max, strict=True):
         if count < 0 or count > limit:
             raise LaunchLimitError(f"grid {grid}: {axis} = {count} is outside 0 to {limit}")
-    if metadata.num_ctas > target.cluster_max:
-        raise LaunchLimitError(f"num_ctas = {metadata.num_ctas} is above {target.cluster_max}")
+    if ctas > target.cluster_max:
+        raise LaunchLimitError(f"num_ctas = {ctas} is above {target.cluster_max}")
+    if image["cooperative"]:
+        facts = cuda_abi.read_facts(kernels.blobs[f"{image['cubin']}.cubin"], image["name"])
+        resident = cuda_image.resident_blocks(target, facts, image["num_warps"] * target.warp_size, image["shared"])
+        if math.prod(blocks) > resident * target.sms:
+            raise LaunchLimitError(f"a cooperative grid of {math.prod(blocks)} blocks; {resident * target.sms} fit at "
+                                   f"once ({resident} on each of {target.sms} multiprocessors)")  # fmt: skip
 
 
-def _check_scratch(image: dict[str, Any]) -> None:
-    if image["global_scratch"]["size"] and isinstance(_allocation._allocator.get(), _allocation.NullAllocator):
-        raise RuntimeError("Kernel requires a runtime memory allocation, but no allocator was set. "
-                           "Use triton.set_allocator to specify an allocator.")  # fmt: skip
+def _allocate_scratch(image: dict[str, Any], grid: tuple[int, int, int]) -> None:
+    """Asks the file's allocator as the launcher does; what it gives is not used."""
+    scratch = image["global_scratch"]
+    if scratch["size"]:
+        bytes_needed = math.prod(grid) * image["num_ctas"] * scratch["size"]
+        _allocation._allocator.get()(bytes_needed, scratch["align"], 0)
 
 
 def _launch_step(recorder: Recorder, sha: str, image: dict[str, Any], grid: tuple[int, int, int],

@@ -9,17 +9,19 @@ ms).
 from __future__ import annotations
 
 import contextlib
-import types
 from typing import Any
 
 import torch
 import torch._subclasses.fake_tensor as fake_tensor
+import torch.cuda.jiterator
 import torch.utils.cpp_extension
+from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from verifier.plan import guard, ops
+from verifier.device_facts import torch_properties
+from verifier.plan import guard, ops, seeds
 from verifier.plan.record import Recorder, Untraceable
-from verifier.plan.target import TraceTarget
+from verifier.target import Target
 
 CUDA0 = torch.device("cuda", 0)
 
@@ -118,29 +120,13 @@ def _graph_classes(recorder: Recorder) -> tuple[type, type]:
     return FakeGraph, fake_graph
 
 
-def properties(target: TraceTarget) -> types.SimpleNamespace:
-    """What torch.cuda.get_device_properties answers."""
-    return types.SimpleNamespace(
-        name=target.device_name, major=target.capability // 10, minor=target.capability % 10,
-        multi_processor_count=target.sms, total_memory=target.total_memory,
-        max_threads_per_multi_processor=target.threads_per_sm, max_threads_per_block=target.threads_per_block,
-        regs_per_multiprocessor=target.registers_per_sm,
-            shared_memory_per_multiprocessor=target.shared_per_sm,
-        shared_memory_per_block=49152, shared_memory_per_block_optin=target.shared_per_block,
-        L2_cache_size=target.l2_bytes, warp_size=target.warp_size, is_integrated=False,
-        is_multi_gpu_board=False,
-        gcnArchName="", uuid="", clock_rate=1_980_000, memory_clock_rate=3_201_000, memory_bus_width=6144,
-    )  # fmt: skip
-
-
-def _cuda_answers(target: TraceTarget, recorder: Recorder) -> dict[str, Any]:
-    props = properties(target)
+def _cuda_answers(target: Target, recorder: Recorder) -> dict[str, Any]:
+    props = torch_properties(target)
     capability = (props.major, props.minor)
     graph, graph_context = _graph_classes(recorder)
     zero = ("memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved")
-    nothing = ("init", "_lazy_init", "set_device", "synchronize", "empty_cache", "ipc_collect", "manual_seed",
-               "manual_seed_all", "seed", "seed_all", "reset_peak_memory_stats", "set_stream",
-               "set_per_process_memory_fraction",
+    nothing = ("init", "_lazy_init", "set_device", "synchronize", "empty_cache", "ipc_collect",
+               "reset_peak_memory_stats", "set_stream", "set_per_process_memory_fraction",
                "reset_max_memory_allocated", "cudart", "nvtx")  # fmt: skip
     answers: dict[str, Any] = {name: _silent for name in nothing if name != "nvtx"}
     answers |= {name: lambda *_a, **_k: 0 for name in zero}
@@ -155,7 +141,7 @@ def _cuda_answers(target: TraceTarget, recorder: Recorder) -> dict[str, Any]:
         "is_bf16_supported": lambda *_a, **_k: True, "CUDAGraph": graph, "graph": graph_context,
         "is_current_stream_capturing": lambda: False, "graph_pool_handle": lambda: (0, 0),
         "make_graphed_callables": lambda callables, *_a, **_k: callables,
-        "get_arch_list": lambda: ["sm_90"], "_exchange_device": lambda _d: 0,
+        "get_arch_list": lambda: [f"sm_{target.capability}"], "_exchange_device": lambda _d: 0,
         "_maybe_exchange_device": lambda _d: 0,
     }  # fmt: skip
     return answers
@@ -192,7 +178,7 @@ def fake_mode() -> FakeTensorMode:
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
-def install(target: TraceTarget, recorder: Recorder) -> None:
+def install(target: Target, recorder: Recorder) -> None:
     """Puts the fake device into torch. `recorder` answers addresses and refuses value reads."""
     guard.install()
     _replace(torch.cuda, **_cuda_answers(target, recorder))
@@ -203,8 +189,12 @@ def install(target: TraceTarget, recorder: Recorder) -> None:
     if hasattr(fake_tensor, "init_gpu_context"):
         _replace(fake_tensor, init_gpu_context=_silent)
     _replace(torch.nn.Module, _apply=_apply)
+    seeds.install(recorder)
+    recorder.custom.watch()
     _patch_tensor(recorder)
     _refuse_native(recorder)
+    _see_through_compilers(recorder)
+    _refuse_engines(recorder)
     _keep_whole()
 
 
@@ -229,7 +219,13 @@ def _patch_tensor(recorder: Recorder) -> None:
         made_once: torch.Tensor = memo[id(self)]
         return made_once
 
-    _replace(FakeTensor, __deepcopy__=deepcopy)
+    def lazy(*_args: object, **_kwargs: object) -> None:
+        recorder.block("lazy-module", "the file makes a lazy parameter, whose memory a trace cannot follow")
+        raise Untraceable("lazy")
+
+    _replace(torch.nn.UninitializedParameter, __new__=lazy)
+    _replace(torch.nn.UninitializedBuffer, __new__=lazy)
+    _replace(FakeTensor, __deepcopy__=deepcopy, record_stream=_silent, is_pinned=lambda _self, *_args: False)
     _replace(FakeTensor, data_ptr=data_ptr, numpy=numpy, __array__=array)
 
 
@@ -241,6 +237,48 @@ def _refuse_native(recorder: Recorder) -> None:
         raise Untraceable("native code")
 
     _replace(torch.utils.cpp_extension, load=refuse, load_inline=refuse)
+
+
+def _see_through_compilers(recorder: Recorder) -> None:
+    """torch.compile and TorchScript give back what they are given: the plan holds the eager operators."""
+
+    def eager(what: Any = None, *_args: object, **_kwargs: object) -> Any:
+        recorder.note("warning", "compiled-part", "the file compiles a part with torch.compile or TorchScript; "
+                      "the plan runs its operators one by one")  # fmt: skip
+        return eager if what is None else what
+
+    def compile_module(_self: torch.nn.Module, *_args: object, **_kwargs: object) -> None:
+        eager()
+
+    _replace(torch, compile=eager)
+    _replace(torch.nn.Module, compile=compile_module)
+    _replace(torch.jit, script=eager, trace=eager, freeze=eager, optimize_for_inference=eager)
+
+
+def _refuse_engines(recorder: Recorder) -> None:
+    """What computes where no operator is seen: the autograd engine, higher-order operators, CUDA text in strings."""
+
+    def backward(*_args: object, **_kwargs: object) -> None:
+        recorder.block("autograd-engine", "the file runs a backward pass; a trace follows forward operators only")
+        raise Untraceable("autograd")
+
+    def jiterator(*_args: object, **_kwargs: object) -> None:
+        recorder.block("jiterator", "torch.cuda.jiterator compiles CUDA text inside PyTorch, which a trace cannot see")
+        raise Untraceable("jiterator")
+
+    dispatch: Any = HigherOrderOperator.dispatch
+
+    def higher_order(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return dispatch(self, *args, **kwargs)
+        except NotImplementedError as unknown:
+            recorder.block("higher-order", f"`{self.name()}` is no operator that a plan can hold")
+            raise Untraceable(self.name()) from unknown
+
+    _replace(torch.autograd, _engine_run_backward=backward)
+    _replace(torch.autograd.graph, _engine_run_backward=backward)
+    _replace(torch.cuda.jiterator, _create_jit_fn=jiterator, _create_multi_output_jit_fn=jiterator)
+    _replace(HigherOrderOperator, dispatch=higher_order)
 
 
 _library: list[Any] = []

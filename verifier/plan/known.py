@@ -1,12 +1,17 @@
-"""Values that are known without a GPU: a scalar computed from constants alone (for example
-`torch.linspace(...)[i].item()`)."""
+"""Values that are known without a GPU because everything behind them is constant: a scalar read from
+`torch.linspace(...)[i]`, a parameter that the constructor fills with ones, the true places of a causal mask.
+
+The steps behind them run for real, on the host. What the numbers are worth: a sum may differ in its last bits on a GPU.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from verifier.specs import dtype_of
 
@@ -17,43 +22,69 @@ MAX_BYTES = 4 << 20
 MAX_STEPS = 200
 
 
-def host_value(recorder: Recorder, tensor: torch.Tensor) -> Any | None:
-    """The Python number in a one-element tensor, when its history is short, deterministic and starts from
-    constants."""
-    wanted = recorder.storage(tensor).id
+class NotKnown(Exception):
+    """Something behind the value is an input, random, state that calls change, or too much work."""
+
+
+def result(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What `func` returns: a Python scalar, or tensors that are constants of the plan. Raises NotKnown."""
+    given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+    wanted = {recorder.storage(t).id for t in given}
     chain = _chain(recorder, wanted)
-    if chain is None:
-        return None
     with torch.utils._python_dispatch._disable_current_modes():
-        storages: dict[int, torch.UntypedStorage] = {}
-        for record in recorder.space.records:
-            if record.data is not None:
-                storages[record.id] = _bytes(record.data)
+        storages = {r.id: _bytes(r.data) for r in recorder.space.records if r.data is not None}
         for step in chain:
             _run(recorder, step, storages)
-        found = _view(recorder, recorder.value(tensor), storages)
-        return found.item() if found.numel() == 1 else None
+
+        def real(tensor: torch.Tensor) -> torch.Tensor:
+            return _view(recorder, recorder.value(tensor), storages)
+
+        try:
+            found = func(*tree_map_only(torch.Tensor, real, args), **tree_map_only(torch.Tensor, real, kwargs))
+        except RuntimeError as failed:
+            raise NotKnown from failed
+    if recorder.phase not in ("import", "init"):
+        recorder.read |= wanted.union(*(s.reads | s.writes for s in chain))
+    return tree_map_only(torch.Tensor, _constant(recorder, given[0].device), found)
+
+
+def _constant(recorder: Recorder, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    def make(real: torch.Tensor) -> torch.Tensor:
+        fake = torch.empty_strided(real.shape, real.stride(), dtype=real.dtype, device=device)
+        recorder.constant(real, fake)
+        return fake
+
+    return make
 
 
 def _bytes(data: bytes) -> torch.UntypedStorage:
-    return torch.tensor(list(data), dtype=torch.uint8).untyped_storage()
+    found = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+    return found.untyped_storage()
 
 
-def _chain(recorder: Recorder, wanted: int) -> list[Step] | None:
-    """Steps that make the storage, in order; None when something in them is not known."""
-    need = {wanted}
+def _chain(recorder: Recorder, wanted: set[int]) -> list[Step]:
+    """Steps that make the storages, in order. Raises NotKnown."""
+    need = set(wanted)
     chain: list[Step] = []
     for step in reversed(recorder.steps):
         if not step.writes & need:
             continue
         if step.body["kind"] != "aten" or step.body["role"] == "random" or len(chain) >= MAX_STEPS:
-            return None
+            raise NotKnown
+        if step.phase in ("call", "plan") and any(_lasts(recorder, s) for s in step.writes - step.fresh):
+            raise NotKnown
         need = (need - step.fresh) | step.reads
         chain.append(step)
     if sum(recorder.space.records[i].nbytes for s in chain for i in s.writes) > MAX_BYTES:
-        return None
-    constants = {r.id for r in recorder.space.records if r.data is not None}
-    return chain[::-1] if need <= constants else None
+        raise NotKnown
+    if not need <= {r.id for r in recorder.space.records if r.data is not None}:
+        raise NotKnown
+    return chain[::-1]
+
+
+def _lasts(recorder: Recorder, storage: int) -> bool:
+    """Whether a storage is older than the calls: what they write into it is state."""
+    return not any(storage in s.fresh and s.phase in ("call", "plan") for s in recorder.steps)
 
 
 def _view(recorder: Recorder, value: int, storages: dict[int, torch.UntypedStorage]) -> torch.Tensor:

@@ -18,8 +18,8 @@ from verifier.plan import cuda_abi, nvrtc
 from verifier.plan.cuda_options import header_options
 from verifier.plan.device_code import DeviceCode, extract
 from verifier.plan.record import Recorder, Untraceable
-from verifier.plan.target import TraceTarget
 from verifier.plan.textutil import shown
+from verifier.target import Target
 
 NATIVE = "the file builds a C++ extension; its native host code cannot be traced"
 TORCH_FLAGS = (
@@ -55,14 +55,14 @@ class Check:
     certain: bool = False
 
 
-def check(source: str, target: TraceTarget, flags: Sequence[str] = ()) -> Check:
+def check(source: str, target: Target, flags: Sequence[str] = ()) -> Check:
     """Compiles the device code of one source. Raises NvrtcMissingError."""
     code = extract(source, PROGRAM)
     if code.empty:
         return Check(())
     options = [
-        f"--gpu-architecture={target.name}", "--std=c++17", "--ptxas-options=-v", *TORCH_FLAGS, *_shared_flags(flags),
-        *header_options(),
+        f"--gpu-architecture={target.compiler_arch}", "--std=c++17", "--ptxas-options=-v", *TORCH_FLAGS,
+        *_shared_flags(flags), *header_options(),
     ]  # fmt: skip
     try:
         made = _compiled(code, options)
@@ -117,7 +117,7 @@ def _certain(failure: nvrtc.CudaCompileError, code: DeviceCode) -> bool:
 class Extensions:
     """Stands for torch.utils.cpp_extension's `load_inline` and `load`."""
 
-    def __init__(self, target: TraceTarget, recorder: Recorder) -> None:
+    def __init__(self, target: Target, recorder: Recorder) -> None:
         self._target, self._recorder = target, recorder
 
     def load_inline(self, name: str = "", cpp_sources: Any = (), cuda_sources: Any = None, *args: Any,
@@ -150,10 +150,10 @@ class Extensions:
         raise Untraceable(NATIVE)
 
 
-def _sentence(kernel: KernelProfile, target: TraceTarget) -> str:
+def _sentence(kernel: KernelProfile, target: Target) -> str:
     spill = f", {kernel.spill} bytes of register spills per thread" if kernel.spill else ""
     return (
-        f"kernel `{kernel.name}` compiles for {target.name}: {kernel.registers} registers per thread, "
+        f"kernel `{kernel.name}` compiles for {target.arch}: {kernel.registers} registers per thread, "
         f"{kernel.shared} bytes of static shared memory{spill}"
     )
 

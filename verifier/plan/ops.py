@@ -3,6 +3,7 @@ recording."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,12 +22,13 @@ _SHAPE_ONLY = {
 _OVERWRITES = {"copy_", "fill_", "zero_", "normal_", "uniform_", "random_", "bernoulli_", "exponential_"}
 
 WHOLE = (
-    "linear", "scaled_dot_product_attention", "layer_norm", "batch_norm", "group_norm", "instance_norm",
-    "lstm.input", "gru.input", "rnn_tanh.input", "rnn_relu.input", "conv1d", "conv2d", "conv3d", "einsum",
-    "matmul", "softmax.int", "log_softmax.int", "cross_entropy_loss",
+    "linear", "scaled_dot_product_attention", "layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm",
+    "lstm.input", "gru.input", "rnn_tanh.input", "rnn_relu.input", "lstm_cell", "gru_cell", "rnn_tanh_cell",
+    "rnn_relu_cell", "conv1d", "conv2d", "conv3d", "einsum", "matmul", "softmax.int", "log_softmax.int",
+    "cross_entropy_loss", "grid_sampler", "ctc_loss.IntList", "ctc_loss.Tensor",
 )  # fmt: skip
-"""Composite operators kept in one piece: torch would take them apart for the CPU build, the GPU takes them
-whole."""
+"""Composite operators kept in one piece: what they fall apart into depends on the device or on the build (cuDNN,
+fused kernels)."""
 
 # Schemas that do not say so: (first argument written, last, index of the flag that turns it on).
 _HIDDEN_WRITES = {
@@ -36,6 +38,42 @@ _HIDDEN_WRITES = {
     "aten::cudnn_batch_norm": (3, 5, 5),
     "aten::_batch_norm_impl_index": (3, 5, 5),
 }
+
+
+_PHYSICAL = {"aten::_conj": "conj_physical", "aten::_neg_view": "neg"}
+"""Views that only mark their numbers as conjugated or negated. A plan's values have no marks, so they are computed."""
+
+
+def instead(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """The call that is made and recorded in place of another."""
+    name = func._schema.name
+    if name in _PHYSICAL:
+        return getattr(torch.ops.aten, _PHYSICAL[name]).default, args, kwargs
+    if name == "aten::_pin_memory":  # no fake device has any
+        return torch.ops.aten.clone.default, args[:1], {}
+    if kwargs.get("pin_memory"):
+        return func, args, {**kwargs, "pin_memory": False}
+    return func, args, kwargs
+
+
+def without_generator(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The same for a fake device, which has no generators."""
+    return {k: None if isinstance(v, torch._C.Generator) else v for k, v in kwargs.items()}
+
+
+@cache
+def falls_apart(func: Any) -> bool:
+    """A composite operator that is not kept whole; it comes in one piece where autograd is off (inference mode)."""
+    name = func.name()
+    if name.removeprefix("aten::") in WHOLE:
+        return False
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(name, "CompositeImplicitAutograd"))
+
+
+def shown(op: str) -> str:
+    """An operator in the words of the file."""
+    said = "`.item()`, a conversion to a number or a branch" if op == "aten::_local_scalar_dense" else ""
+    return said or f"`{base_name(op)}`"
 
 
 def reads_data(op: str, position: int) -> bool:
@@ -76,29 +114,3 @@ def written_arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     if hidden is not None and len(args) > hidden[2] and args[hidden[2]]:
         written.extend(a for a in args[hidden[0] : hidden[1]] if isinstance(a, torch.Tensor))
     return written
-
-
-def shape_result(op: str, args: tuple[Any, ...]) -> Any:
-    """Fake result by shape alone, where the operator's own way to it costs seconds or asks for a GPU; else None."""
-    if op == "aten::scaled_dot_product_attention":
-        return _attention_result(*args[:3])
-    if op in ("aten::lstm.input", "aten::gru.input", "aten::rnn_tanh.input", "aten::rnn_relu.input"):
-        return _recurrent_result(op, args)
-    return None
-
-
-def _attention_result(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor | None:
-    """A CUDA build would ask the device for a kernel. None where the shapes do not fit, so that torch says why."""
-    same = query.shape[:-2] == key.shape[:-2] == value.shape[:-2] and query.dtype == key.dtype == value.dtype
-    if not same or query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
-        return None
-    return query.new_empty((*query.shape[:-1], value.shape[-1]))
-
-
-def _recurrent_result(op: str, args: tuple[Any, ...]) -> Any:
-    """A padded LSTM, GRU or RNN: taking it apart step by step would take seconds."""
-    data, hidden = args[0], args[1]
-    states = list(hidden) if op == "aten::lstm.input" else [hidden]
-    directions = 2 if args[7] else 1
-    output = data.new_empty((*data.shape[:-1], directions * states[0].shape[-1]))
-    return (output, *(torch.empty_like(state) for state in states))

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
-from verifier.plan.record import Recorder, Step
+from verifier.plan.record import Recorder, Step, Untraceable
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,24 +28,33 @@ class Named:
     value: int
     storage: int
     buffer: bool
+    persistent: bool
+    """Whether the state dict has it."""
     written_at: int
 
 
 def named_tensors(recorder: Recorder, module: torch.nn.Module) -> list[Named]:
-    """The module's parameters and persistent buffers by state-dict name, at the current point of the
-    recording."""
+    """The module's parameters and buffers by name, at the current point of the recording."""
     last: dict[int, int] = {}
     for i, step in enumerate(recorder.steps):
         for storage in step.writes:
             last[storage] = i + 1
     found = []
-    buffers = dict(module.named_buffers())
+    buffers, hidden = dict(module.named_buffers()), _hidden(module)
     for name, tensor in [*module.named_parameters(), *buffers.items()]:
         if isinstance(tensor, torch.Tensor):
             fake = tensor if isinstance(tensor, FakeTensor) else recorder.import_real(tensor)
             storage = recorder.storage(fake).id
-            found.append(Named(name, recorder.value(fake), storage, name in buffers, last.get(storage, 0)))
+            found.append(
+                Named(name, recorder.value(fake), storage, name in buffers, name not in hidden, last.get(storage, 0))
+            )
     return found
+
+
+def _hidden(module: torch.nn.Module) -> set[str]:
+    """Names of buffers that the state dict leaves out."""
+    return {f"{prefix}.{name}" if prefix else name
+            for prefix, part in module.named_modules() for name in part._non_persistent_buffers_set}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +75,21 @@ def build(recorder: Recorder, workload: str, named: Sequence[Named], call: Call)
     output_storages = {recorder.values[v]["storage"] for v in _values_in(output)}
     live, written, touched = _forward_liveness(forward, output_storages)
     input_storages = {recorder.storage(t).id for t in call.inputs}
-    setup = _setup(recorder.steps[: call.start], live - input_storages, written & set(call.live_names))
-    used_storages = touched | output_storages | input_storages | {s for step in setup for s in _touched(step)}
-    names = [n for n in named if n.storage in used_storages]
+    fixed = {n.storage for n in named} & recorder.read
+    need = (live | fixed) - input_storages
+    setup = _setup(recorder.steps[: call.start], need, written & set(call.live_names))
+    used_storages = touched | output_storages | input_storages | fixed | {s for step in setup for s in _touched(step)}
+    if (refusal := recorder.unholdable(used_storages)) is not None:
+        recorder.refuse(refusal)
+        raise Untraceable("constant")
+    names = [n for n in named if n.persistent and n.storage in used_storages]
     numbering = _Numbering(recorder)
     for tensor in call.inputs:
         numbering.value(recorder.value(tensor))
     setup_indexes = {id(step): i for i, step in enumerate(setup)}
     order = [setup_indexes.get(id(step)) for step in recorder.steps[: call.start]]
-    parameters = {n.name: {"value": numbering.value(n.value), "buffer": n.buffer, "ready": _ready(order,
-        n.written_at)}
-                  for n in names}  # fmt: skip
+    parameters = {n.name: {"value": numbering.value(n.value), "buffer": n.buffer, "fixed": n.storage in fixed,
+                           "ready": _ready(order, n.written_at)} for n in names}  # fmt: skip
     program = {
         "workload": workload,
         "inputs": [numbering.value(recorder.value(t)) for t in call.inputs],
@@ -88,21 +101,24 @@ def build(recorder: Recorder, workload: str, named: Sequence[Named], call: Call)
         "mutated_inputs": [i for i, t in enumerate(call.inputs) if recorder.storage(t).id in written],
         "restore": sorted(numbering.storage(s) for s in live & written),
     }
+    program["generators"] = numbering.generators()
     made = {s for step in setup for s in step.fresh}
     program |= numbering.tables(_origins(recorder, forward, made, input_storages, {n.storage for n in names}))
     return program
 
 
 def _touched(step: Step) -> set[int]:
-    return step.reads | step.writes | step.fresh
+    return {s for s in step.reads | step.writes | step.fresh if s >= 0}
 
 
 def _forward_liveness(forward: Sequence[Step], outputs: set[int]) -> tuple[set[int], set[int], set[int]]:
     """Storages whose content the call needs at its start, those it writes, and all it touches."""
     live = set(outputs)
     for step in reversed(forward):
-        live = (live - step.kills) | step.reads
-    written = {s for step in forward for s in step.writes - step.fresh}
+        live -= step.kills
+        live |= step.reads
+    live = {s for s in live if s >= 0}  # where forward draws random numbers, earlier draws do not matter
+    written = {s for step in forward for s in step.writes - step.fresh if s >= 0}
     touched = {s for step in forward for s in _touched(step)}
     return live, written, touched
 
@@ -114,9 +130,10 @@ def _setup(history: Sequence[Step], need: set[int], restored: set[int]) -> list[
     need = set(need)
     for step in reversed(history):
         effects = step.writes - restored if step.phase in ("call", "plan") else step.writes
-        if effects & need:
+        if not effects.isdisjoint(need):
             kept.append(step)
-            need = (need - step.kills) | step.reads
+            need -= step.kills
+            need |= step.reads
     return kept[::-1]
 
 
@@ -181,6 +198,7 @@ class _Numbering:
         self._recorder = recorder
         self._values: dict[int, int] = {}
         self._storages: dict[int, int] = {}
+        self._streams: dict[int, int] = {}
 
     def storage(self, old: int) -> int:
         return self._storages.setdefault(old, len(self._storages))
@@ -210,10 +228,16 @@ class _Numbering:
         if body["kind"] == "aten":
             made["outputs"] = [self.value(v) for v in body["outputs"]]
             made["mutates"] = [self.value(v) for v in body["mutates"]]
+            if body["generator"] is not None:
+                made["generator"] = self._streams.setdefault(body["generator"], len(self._streams))
         else:
             for alternative, old in zip(made["alternatives"], body["alternatives"], strict=True):
                 alternative["before"] = [self.step(s) for s in old["before"]]
         return made
+
+    def generators(self) -> list[dict[str, Any]]:
+        """The random streams that the numbered steps draw from."""
+        return [self._recorder.streams.entries[old] for old in self._streams]
 
     def tables(self, origins: dict[int, str]) -> dict[str, Any]:
         records = self._recorder.space.records

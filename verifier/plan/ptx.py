@@ -17,9 +17,12 @@ Access = Literal["none", "load", "store", "both"]
 
 _ENTRY = re.compile(r"\.entry\s+([\w$]+)\s*\(([^)]*)\)([^{;]*)\{")
 _PARAM = re.compile(
-    r"\.param\s+(?:\.align\s+\d+\s+)?\.(?P<type>\w+)\s+(?:\.ptr\s+(?:\.\w+\s+)*(?:\.align\s+\d+\s+)?)?(?P<name>[\w$]+)"
+    r"\.param\s+(?:\.align\s+\d+\s+)?\.(?P<type>\w+)\s+(?:\.ptr\s+(?:\.(?!align)\w+\s+)*(?:\.align\s+\d+\s+)?)?(?P<name>[\w$]+)"
     r"(?:\[(?P<count>\d+)\])?"
 )
+_DECLARES = r"^[^\S\n]*(?:\.(?:visible|extern|weak)\s+)*"
+_VARIABLE = re.compile(rf"{_DECLARES}\.(?:global|const)\s+[^;=\[]*?([\w$]+)\s*(?=[\[=;])", re.M)
+_FUNCTION = re.compile(rf"{_DECLARES}\.(entry|func)\b\s*([\w$]*)", re.M)
 _NOISE = re.compile(r"^\s*(?:\.(?:loc|pragma|file)\b[^\n]*|[$\w]+:(?!:))", re.M)
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
 _STATEMENT = re.compile(r"[\s{}]*(?:@!?%?[\w$]+\s+)?([a-z][\w.:]*)\s+(.*)", re.S)
@@ -77,6 +80,35 @@ def parameters(text: str, kernel: str) -> tuple[PtxParam, ...] | None:
     return tuple(_finished(flow, i, kind, size) for i, (_, kind, size) in enumerate(declared))
 
 
+def variables(text: str, kernel: str) -> dict[str, Access]:
+    """What a kernel, and every function of its module, does with the module's own memory (`.global` and `.const`
+    variables), by name. Those that no code names are left out: CUDA's headers declare hundreds.
+    """
+    text = _COMMENT.sub("", text)
+    declared = set(_VARIABLE.findall(text))
+    found: dict[str, Access] = {}
+    for start, entry in _bodies(text, kernel) if declared else ():
+        statements = list(_statements(text, start))
+        names = sorted(declared & set(_REGISTER.findall(" ".join(operands for _, operands in statements))))
+        flow = _Flow({}, {name: frozenset({i}) for i, name in enumerate(names)})
+        long = len(statements) > MAX_STATEMENTS
+        _follow(flow, () if long else statements)
+        escaped = flow.kept if flow.unknown or not entry else frozenset()
+        for i, name in enumerate(names):
+            access = "both" if long or i in escaped else _access(flow, i)
+            found[name] = access if found.get(name, "none") in ("none", access) else "both"
+    return found
+
+
+def _bodies(text: str, kernel: str) -> Iterator[tuple[int, bool]]:
+    """Where the bodies of an entry and of all functions start, and whether it is the entry."""
+    for match in _FUNCTION.finditer(text):
+        brace = text.find("{", match.end())
+        declaration = ";" in text[match.end() : brace]
+        if brace >= 0 and not declaration and (match[1] == "func" or match[2] == kernel):
+            yield brace + 1, match[1] == "entry"
+
+
 def _declared(match: re.Match[str]) -> tuple[str, str, int]:
     """(name, type, bytes) of one declaration."""
     kind, count = match["type"], match["count"]
@@ -91,14 +123,13 @@ def _finished(flow: _Flow, position: int, kind: str, size: int) -> PtxParam:
     if kind != "i64":
         return PtxParam(kind, size, "none")
     kind = "*void" if position in flow.pointers else "i64"
-    if flow.unknown:
-        return PtxParam(kind, size, "both")
-    access: Access = "none"
+    return PtxParam(kind, size, "both" if flow.unknown else _access(flow, position))
+
+
+def _access(flow: _Flow, position: int) -> Access:
     if position in flow.loaded:
-        access = "both" if position in flow.stored else "load"
-    elif position in flow.stored:
-        access = "store"
-    return PtxParam(kind, size, access)
+        return "both" if position in flow.stored else "load"
+    return "store" if position in flow.stored else "none"
 
 
 def _statements(text: str, start: int) -> Iterator[tuple[str, str]]:

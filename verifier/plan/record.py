@@ -23,16 +23,21 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     FakeTensor,
     FakeTensorMode,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from verifier.plan import ops, roles
+from verifier.plan import ops, roles, settings, shapes
 from verifier.plan.address import AddressSpace, StorageRecord
 from verifier.plan.calllog import CallLog
-from verifier.specs import dtype_name
+from verifier.plan.custom import CustomOperators
+from verifier.plan.randomness import Streams, marker
+from verifier.specs import DTYPES, dtype_name
 
-MAX_STEPS = 20_000
+MAX_STEPS = 60_000
+"""Steps of one phase. 9,000 steps of a recurrent forward cost 13 s of CPU time to trace, 3.5 MB and 0.7 s to read."""
 MAX_CONSTANT_BYTES = 256 << 10
 
 
@@ -43,7 +48,7 @@ class Untraceable(BaseException):
 
 @dataclass(slots=True)
 class Step:
-    """One recorded step. The sets hold storage ids of the recorder's address space."""
+    """One recorded step. The sets hold storage ids of the recorder's address space, and markers of random streams."""
 
     body: dict[str, Any]
     phase: str
@@ -74,8 +79,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """What each call does, in the words that the interpreter uses too; filled where a payload asks for it."""
         self.phase = "import"
         self.paused = 0
+        self.streams = Streams()
+        self.custom = CustomOperators()
+        self.read: set[int] = set()
+        """Storages whose known content the host read after the constructor."""
+        self._oversized: dict[int, dict[str, Any]] = {}
+        """Storage to the refusal that it means if the plan needs it: a constant that no plan can hold."""
         self._value_ids: dict[tuple[Any, ...], int] = {}
         self._imported: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._sources: dict[int, tuple[torch.UntypedStorage, int | None]] = {}
         self._sink = self.steps
         self._start = 0
         self._thread = threading.get_ident()
@@ -91,6 +103,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         key = (self.storage(tensor).id, dtype_name(tensor.dtype), tuple(map(int, tensor.shape)),
                tuple(map(int, tensor.stride())), int(tensor.storage_offset()))  # fmt: skip
         if key not in self._value_ids:
+            self._known_dtype(tensor.dtype)
             self._value_ids[key] = len(self.values)
             names = ("storage", "dtype", "shape", "stride", "offset")
             self.values.append(dict(zip(names, key, strict=True)))
@@ -102,13 +115,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         record.origin = "constant"
         source = real.untyped_storage()
         record.nbytes = max(record.nbytes, int(fake.untyped_storage().nbytes()))
-        if source.nbytes() > MAX_CONSTANT_BYTES:
-            self.block("constant-too-large",
+        record.data = _content(source)
+        if record.data is None:
+            message = (
                 f"a constant of {source.nbytes()} bytes is built on the host; at most "
-                       f"{MAX_CONSTANT_BYTES} fit into a plan")  # fmt: skip
+                f"{MAX_CONSTANT_BYTES} fit into a plan"
+            )
+            self._oversized[record.id] = _refusal("constant-too-large", message, self.line())
             return
-        with torch.utils._python_dispatch._disable_current_modes():
-            record.data = torch.empty(0, dtype=torch.uint8).set_(source).numpy().tobytes()
+        self._sources[record.id] = (source, self.line())
         if real.dtype == torch.int64 and self._holds_addresses(record.data):
             self.block(
                 "pointer-table",
@@ -130,6 +145,16 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             found = self._imported[id(real)] = (real, fake)
         return found[1]
 
+    def unholdable(self, storages: set[int]) -> dict[str, Any] | None:
+        """Why a plan cannot hold one of these constants: too large, or numpy changed its memory after it was read."""
+        for number in sorted(storages):
+            if number in self._oversized:
+                return self._oversized[number]
+            source, line = self._sources.get(number, (None, None))
+            if source is not None and _content(source) != self.space.records[number].data:
+                return _refusal("host-memory-changed", "memory of the host changes after it became a tensor", line)
+        return None
+
     # -- findings ----------------------------------------------------------------------------------
 
     def line(self) -> int | None:
@@ -147,7 +172,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def block(self, code: str, message: str) -> None:
         """Notes that the file cannot be traced, with the candidate's line."""
-        found = {"severity": "error", "code": code, "message": message, "line": self.line()}
+        self.refuse(_refusal(code, message, self.line()))
+
+    def refuse(self, found: dict[str, Any]) -> None:
+        """Adds a refusal once."""
         if found not in self.blockers:
             self.blockers.append(found)
 
@@ -213,35 +241,58 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if self.paused or func.namespace == "prim":
             return func(*args, **kwargs)
+        if func.namespace != "aten":
+            return self._foreign(func, args, kwargs)
+        if ops.falls_apart(func):
+            with self:
+                return func.decompose(*args, **kwargs)
         if func._schema.name in ("aten::lift_fresh", "aten::lift_fresh_copy") and not isinstance(args[0], FakeTensor):
             out = func(*args, **kwargs)
             self.constant(args[0], out)
             return out
+        func, args, kwargs = ops.instead(func, args, kwargs)
         args, kwargs = tree_map_only(torch.Tensor, self._as_fake, (args, kwargs))
         try:
-            out = ops.shape_result(func.name(), args)
-            out = func(*args, **kwargs) if out is None else out
+            out = shapes.result(func.name(), args)
+            out = func(*args, **ops.without_generator(kwargs)) if out is None else out
+            out = shapes.layout(func.name(), args, out)
         except (DataDependentOutputException, DynamicOutputShapeException):
-            out = self._known_result(func, args, kwargs)
+            return self._known_result(func, args, kwargs)
+        except (UnsupportedOperatorException, UnsupportedFakeTensorException, NotImplementedError) as unknown:
+            self.block("no-shape-rule", f"what `{func.name()}` returns cannot be told without running it")
+            raise Untraceable(func.name()) from unknown
         self._record(func, args, kwargs, out)
         return out
 
+    def _foreign(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """An operator that is not PyTorch's own: its Python code runs under the recorder."""
+        kernel = self.custom.kernel(func)
+        if kernel is None:
+            self.block("foreign-operator", f"the code of the operator `{func.name()}` cannot be seen")
+            raise Untraceable(func.name())
+        with self:
+            return kernel(*args, **kwargs)
+
     def _as_fake(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor if isinstance(tensor, FakeTensor) else self.import_real(tensor)
+        if not isinstance(tensor, FakeTensor):
+            return self.import_real(tensor)
+        if not self.space.known(tensor) and threading.get_ident() == self._thread:
+            message = "a tensor is computed where the trace does not look, in another thread perhaps"
+            self.note("error", "unseen-work", message)
+        return tensor
 
     def _known_result(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        from verifier.plan.known import host_value
+        from verifier.plan.known import NotKnown, result
 
-        if func._schema.name == "aten::_local_scalar_dense":
-            found = host_value(self, args[0])
-            if found is not None:
-                return found
-        raise self.value_read(f"`{roles.base_name(func.name())}`")
+        try:
+            return result(self, func, args, kwargs)
+        except NotKnown:
+            raise self.value_read(ops.shown(func.name())) from None
 
     def _record(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         outputs = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
         fresh = {self.storage(t).id for t in outputs if not self.space.known(t)}
-        written = ops.written_arguments(func, args, kwargs)
+        written = [] if torch.Tag.inplace_view in func.tags else ops.written_arguments(func, args, kwargs)
         if not fresh and not written:
             return
         op = func.name()
@@ -251,13 +302,24 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if written and ops.overwrites(op) and self._covers(written[0]):
             step.kills = {self.storage(written[0]).id}
         step.kills |= fresh
+        role = roles.role_of(op, ops.draws_random(func, args, kwargs))
         step.body = {
-            "kind": "aten", "op": op, "role": roles.role_of(op, ops.draws_random(func, args, kwargs)),
+            "kind": "aten", "op": op, "role": role,
             "args": [self.encode(a) for a in args], "kwargs": {k: self.encode(v) for k, v in kwargs.items()},
             "outputs": [self.value(t) for t in outputs], "mutates": [self.value(t) for t in written],
-            "flags": self._flags(), "line": self.line(),
+            "flags": self._flags(), "generator": None, "line": self.line(),
         }  # fmt: skip
+        if role == "random":
+            self._draw(step, (*args, *kwargs.values()), [*written, *outputs])
         self.append(step)
+
+    def _draw(self, step: Step, given: tuple[Any, ...], made: list[torch.Tensor]) -> None:
+        """Ties a random step to its stream: it comes after every earlier draw."""
+        generator = next((a for a in given if isinstance(a, torch._C.Generator)), None)
+        stream = self.streams.draw(generator, made[0].device.type)
+        step.body["generator"] = stream
+        step.reads.add(marker(stream))
+        step.writes.add(marker(stream))
 
     def _reads(self, op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> set[int]:
         found = [t for i, a in enumerate(args) for t in tree_leaves(a)
@@ -272,7 +334,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Tagged JSON of one aten argument."""
         if isinstance(value, torch.Tensor):
             return {"t": "tensor", "value": self.value(value)}
-        if value is None or isinstance(value, torch.Generator):
+        if value is None or isinstance(value, torch._C.Generator):
             return {"t": "none"}
         if isinstance(value, bool):
             return {"t": "bool", "v": value}
@@ -286,6 +348,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(value, str):
             return {"t": "str", "v": value}
         if isinstance(value, torch.dtype):
+            self._known_dtype(value)
             return {"t": "dtype", "v": dtype_name(value)}
         if isinstance(value, torch.device):
             return {"t": "device", "v": value.type}
@@ -295,14 +358,25 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return {"t": "list", "items": [self.encode(v) for v in value]}
         raise self.value_read(f"an argument of type {type(value).__name__}")
 
+    def _known_dtype(self, dtype: torch.dtype) -> None:
+        if dtype_name(dtype) not in DTYPES:
+            self.block("dtype", f"no plan holds tensors of {dtype}")
+            raise Untraceable(str(dtype))
+
     def _flags(self) -> int:
-        state = {
-            "allow_tf32": bool(torch._C._get_cublas_allow_tf32()),
-            "cudnn_allow_tf32": bool(torch._C._get_cudnn_allow_tf32()),
-            "matmul_precision": torch.get_float32_matmul_precision(),
-            "deterministic": torch.are_deterministic_algorithms_enabled(),
-            "cudnn_benchmark": bool(torch._C._get_cudnn_benchmark()),
-        }
+        state = settings.snapshot()
         if state not in self.flags:
             self.flags.append(state)
         return self.flags.index(state)
+
+
+def _refusal(code: str, message: str, line: int | None) -> dict[str, Any]:
+    return {"severity": "error", "code": code, "message": message, "line": line}
+
+
+def _content(storage: torch.UntypedStorage) -> bytes | None:
+    """Bytes of a host storage; None where it is larger than a plan's constant may be."""
+    if storage.nbytes() > MAX_CONSTANT_BYTES:
+        return None
+    with torch.utils._python_dispatch._disable_current_modes():
+        return torch.empty(0, dtype=torch.uint8).set_(storage).numpy().tobytes()

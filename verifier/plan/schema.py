@@ -28,6 +28,7 @@ from verifier.plan.arguments import (
 from verifier.plan.textutil import shown
 
 MAX_CONSTANT_BASE64 = 360 << 10
+MAX_PROGRAM_STEPS = 60_000
 
 # -- kernels ---------------------------------------------------------------------------------------
 
@@ -121,6 +122,8 @@ class AtenStep(Part):
     mutates: Annotated[tuple[Id, ...], Field(max_length=4096)]
     flags: Annotated[int, Field(ge=0, lt=64)]
     """Index into Plan.flags."""
+    generator: Annotated[int, Field(ge=0, lt=4096)] | None = None
+    """Index into Program.generators of a step that draws random numbers."""
     line: Line
 
 
@@ -194,6 +197,19 @@ class Parameter(Part):
     value: Id
     buffer: bool
     ready: Annotated[int, Field(ge=0, lt=1 << 20)]
+    fixed: bool = False
+    """The file reads its value on the host: what is loaded must equal what the set-up steps before `ready` make."""
+
+
+class Generator(Part):
+    """A stream of random numbers, drawn in the order of the steps that name it.
+
+    One with a seed was seeded by the candidate. One without is the device's default stream as the caller seeded it
+    before the constructor.
+    """
+
+    device: Literal["cuda", "cpu"]
+    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)] | None
 
 
 class Constant(Part):
@@ -209,8 +225,8 @@ class Program(Part):
     inputs: Annotated[tuple[Id, ...], Field(max_length=4096)]
     """Values of the input tensors in leaf order."""
     parameters: Annotated[dict[Name, Parameter], Field(max_length=20_000)]
-    setup: Annotated[tuple[Step, ...], Field(max_length=20_000)]
-    forward: Annotated[tuple[Step, ...], Field(max_length=20_000)]
+    setup: Annotated[tuple[Step, ...], Field(max_length=MAX_PROGRAM_STEPS)]
+    forward: Annotated[tuple[Step, ...], Field(max_length=MAX_PROGRAM_STEPS)]
     output: Arg
     """Tree of values and plain data that forward returns."""
     mutated: Annotated[dict[Name, Id], Field(max_length=20_000)]
@@ -222,6 +238,7 @@ class Program(Part):
     storages: Annotated[tuple[Storage, ...], Field(max_length=100_000)]
     values: Annotated[tuple[Value, ...], Field(max_length=200_000)]
     constants: Annotated[tuple[Constant, ...], Field(max_length=4096)]
+    generators: Annotated[tuple[Generator, ...], Field(max_length=4096)] = ()
 
     def launches(self) -> tuple[LaunchStep, ...]:
         """Custom launches of forward, in order."""
@@ -236,14 +253,31 @@ class Program(Part):
         return tuple(values_in(self.output))
 
 
+Attention = Literal["math", "flash", "efficient", "cudnn", "overrideable"]
+
+
 class Flags(Part):
-    """torch settings under which an aten step ran."""
+    """torch settings under which an aten step ran. Autocast is not among them: its casts are steps."""
 
     allow_tf32: bool
+    """cuBLAS; `cudnn_allow_tf32` is for convolutions, `rnn_allow_tf32` for cuDNN's recurrent layers."""
     cudnn_allow_tf32: bool
+    rnn_allow_tf32: bool
     matmul_precision: Literal["highest", "high", "medium"]
+    fp16_reduction: bool
+    """Whether cuBLAS may reduce fp16 products in fp16 (`allow_fp16_reduced_precision_reduction`)."""
+    bf16_reduction: bool
+    fp16_accumulation: bool
     deterministic: bool
+    cudnn_enabled: bool
     cudnn_benchmark: bool
+    cudnn_deterministic: bool
+    attention: Annotated[tuple[Attention, ...], Field(max_length=5)]
+    """Enabled back ends of scaled_dot_product_attention."""
+    attention_order: Annotated[tuple[Attention, ...], Field(max_length=5)] | None
+    """Their order where the candidate set one (`sdpa_kernel(..., set_priority=True)`), else None: the build's own."""
+    math_attention_reduction: bool
+    """`allow_fp16_bf16_reduction_math_sdp`."""
 
 
 class Finding(Part):
@@ -263,6 +297,9 @@ class Plan(Part):
 
     format: Literal[1]
     target: Name
+    """The architecture of the cubins, for example `sm_90a`."""
+    device: Name | None = None
+    """The device that the file was shown, for example `h200`; None for the architecture's default."""
     versions: Annotated[dict[Name, Name], Field(max_length=16)]
     kernels: Annotated[dict[Sha, KernelImage], Field(max_length=2048)]
     flags: Annotated[tuple[Flags, ...], Field(max_length=64)]

@@ -29,8 +29,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from verifier.plan import cuda_host, driver, fakecuda, program
 from verifier.plan.diagnose import diagnostic, explain
 from verifier.plan.record import Recorder, Untraceable
-from verifier.plan.target import TARGETS
 from verifier.specs import build, leaves
+from verifier.target import Target, get_target
 
 RECURSION_LIMIT = 3000
 
@@ -57,7 +57,7 @@ def trace_job(
 
     A workload with `"log": true` fills `calls`: what its two calls do, for `agreement.py`.
     """
-    source, target = str(payload["source"]), TARGETS[payload["target"]]
+    source, target = str(payload["source"]), get_target(str(payload["target"]))
     filename = Path(str(payload["filename"])).name
     os.chdir(workdir)
     Path(filename).write_text(source, encoding="utf-8")
@@ -73,7 +73,7 @@ def trace_job(
         status, diagnostics, programs = _guarded(session, payload["workloads"], stderr)
     if status != "ok":
         return {"status": status, "diagnostics": diagnostics, "plan": None}, {}
-    plan = _plan(session, kernels, target.name, programs)
+    plan = _plan(session, kernels, target, programs)
     used = {h for image in plan["kernels"].values() for h in (image["cubin"], image["ttir"], image["ptx"])}
     kept = {name: data for name, data in kernels.blobs.items() if name.split(".")[0] in used}
     return {"status": "ok", "diagnostics": diagnostics, "plan": plan, "calls": recorder.log.calls}, kept
@@ -134,7 +134,7 @@ def _trace_workload(session: Session, module: types.ModuleType, workload: dict[s
     recorder.enter("init")
     init = [_argument(recorder, spec, "setup") for spec in workload["init"]]
     init_kwargs = {k: _argument(recorder, s, "setup") for k, s in workload.get("init_kwargs", {}).items()}
-    torch.manual_seed(0)
+    recorder.streams.restart()
     model = getattr(module, session.class_name)(*init, **init_kwargs)
     if not isinstance(model, torch.nn.Module):
         raise NoModel(f"`{session.class_name}` is not a torch.nn.Module")
@@ -199,11 +199,11 @@ def _note_swallowed(session: Session, stderr: Path) -> None:
         )
 
 
-def _plan(session: Session, kernels: driver.Kernels, target: str, programs: list[dict[str, Any]]) -> dict[str, Any]:
+def _plan(session: Session, kernels: driver.Kernels, target: Target, programs: list[dict[str, Any]]) -> dict[str, Any]:
     used = {a["kernel"] for p in programs for part in ("setup", "forward") for s in p[part]
             if s["kind"] == "launch" for a in s["alternatives"]}  # fmt: skip
     return {
-        "format": 1, "target": target,
+        "format": 1, "target": target.arch, "device": target.name,
         "versions": {"triton": triton.__version__, "torch": torch.__version__,
         "python": sys.version.split()[0], **cuda_host.versions(kernels.images[sha] for sha in used)},
         "kernels": {sha: kernels.images[sha] for sha in sorted(used)}, "flags": session.recorder.flags,

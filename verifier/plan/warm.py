@@ -18,7 +18,7 @@ from triton.runtime import cache
 
 import verifier.plan.trace  # noqa: F401 - part of the preload
 from verifier.plan import nvrtc
-from verifier.plan.target import TARGETS
+from verifier.target import ARCHITECTURES
 
 _LATE = (
     "triton.experimental.gluon.nvidia.hopper",
@@ -34,7 +34,7 @@ def _warm() -> None:
         if importlib.util.find_spec(name.rpartition(".")[0]) is not None:
             importlib.import_module(name)
     cache.triton_key()
-    for target in TARGETS.values():
+    for target in ARCHITECTURES.values():
         make_backend(GPUTarget("cuda", target.capability, target.warp_size)).hash()
 
 

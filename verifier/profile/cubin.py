@@ -1,11 +1,11 @@
 """What a cubin says about itself: registers, stack, static shared memory, instruction mix, loops, and the
 occupancy that follows.
 
-`cuobjdump` of the Triton wheel reads the file: `-res-usage` takes about 3 ms, `-sass` 0.3 to 1 s (it starts
-`nvdisasm`). A cubin is untrusted: the tools run under a time limit inside the sandbox, their output is capped
-and parsed with regular expressions, and anything unexpected raises `CubinError`. `-res-usage` reports static
-shared memory only; what Triton asks for at launch is in its metadata and is passed to `occupancy` by the
-caller.
+Two tools of the Triton wheel read them: `cuobjdump -res-usage` takes about 3 ms a file; `nvdisasm` takes 0.3 to
+0.6 s before its first line, whatever it is given, so one run gets the machine code of many kernels, end to end. A
+cubin is untrusted: the tools run under a time limit inside the sandbox, their output is capped and parsed with
+regular expressions, and anything unexpected raises `CubinError`. `-res-usage` reports static shared memory only;
+what Triton asks for at launch is in its metadata and is passed to `occupancy` by the caller.
 
 Loops are address ranges closed by a backward branch. Short ranges without arithmetic are waits on a barrier
 and are left out.
@@ -15,34 +15,44 @@ from __future__ import annotations
 
 import re
 import subprocess
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
+from itertools import accumulate, pairwise
 from pathlib import Path
 
+from verifier.plan import elf
 from verifier.profile.loops import Loop, Row, find_loops
-from verifier.profile.target import Target
+from verifier.target import Architecture
 
 _MAX_CUBIN = 64 << 20
 _MAX_OUTPUT = 128 << 20
+_INSTRUCTION_BYTES = 16
 _RESOURCES = re.compile(r"Function ([^\s:]+):\s*\n\s*(REG:.*)")
 _FIELD = re.compile(r"([A-Z]+)(?:\[\d+\])?:(\d+)")
-_FUNCTION = re.compile(r"^\s*Function : (\S+)\s*$", re.M)
 _INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]{4,8})\*/\s+(@!?U?PT?\d*\s+)?([A-Z][A-Z0-9_.]*)([^;]*);", re.M)
 
 _TENSOR = frozenset(
-    {"HGMMA", "HMMA", "IMMA", "QGMMA", "QMMA", "DMMA", "IGMMA", "UTCHMMA", "UTCQMMA", "UTCIMMA", "OMMA"}
+    (
+        *("HMMA", "IMMA", "DMMA", "BMMA"),  # of a warp, from sm_80
+        *("HGMMA", "QGMMA", "IGMMA", "BGMMA"),  # of a warpgroup, sm_90a
+        *("UTCHMMA", "UTCQMMA", "UTCIMMA", "UTCOMMA", "QMMA", "OMMA"),  # with tensor memory, sm_100
+    )
 )
 _BASES: dict[str, str] = {
     **dict.fromkeys(("ATOM", "ATOMG", "RED", "REDG", "ATOMS", "REDUX"), "atomic"),
     **dict.fromkeys(("LDS", "LDSM"), "load shared"),
     **dict.fromkeys(("STS", "STSM"), "store shared"),
     **dict.fromkeys(("LDL", "STL"), "local"),
+    **dict.fromkeys(("LDTM", "STTM", "UTCCP", "UTCATOMSWS"), "tensor memory"),
     **dict.fromkeys(("BAR", "SYNCS", "DEPBAR", "LDGDEPBAR", "WARPSYNC", "WARPGROUP", "MEMBAR", "FENCE"), "barrier"),
+    **dict.fromkeys(("ERRBAR", "CGAERRBAR", "UCGABAR_ARV", "UCGABAR_WAIT", "UTCBAR", "NANOSLEEP"), "barrier"),
     **dict.fromkeys(("MUFU",), "sfu"),
     **dict.fromkeys(("SHFL",), "shuffle"),
     **dict.fromkeys(("FFMA", "FADD", "FMUL", "FMNMX", "FSEL", "FSETP", "FSET", "FCHK", "FSWZADD"), "fp32"),
+    **dict.fromkeys(("FFMA2", "FADD2", "FMUL2", "FMNMX3"), "fp32"),
     **dict.fromkeys(("HFMA2", "HADD2", "HMUL2", "HMNMX2", "HSET2", "HSETP2"), "fp16"),
     **dict.fromkeys(("DFMA", "DADD", "DMUL", "DSETP", "DMNMX"), "fp64"),
     **dict.fromkeys(("F2FP", "F2F", "I2F", "F2I", "I2FP", "F2IP", "I2I", "FRND"), "convert"),
@@ -68,11 +78,10 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class Sass:
-    """Machine code of one function: static counts per group, and loops in address order."""
+    """Machine code of one kernel: static counts per group, and loops in address order."""
 
     instructions: Mapping[str, int]
     loops: tuple[Loop, ...] = ()
-    opcodes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -96,16 +105,16 @@ class Occupancy:
     """registers, shared memory, warps or blocks."""
 
 
-def _run(path: Path, flag: str, seconds: float) -> str:
+def _run(tool: str, arguments: Sequence[str], seconds: float) -> str:
     knobs = import_module("triton.knobs")  # here, so that importing this module stays light
-    tool = knobs.nvidia.cuobjdump.path
+    program = getattr(knobs.nvidia, tool).path
     try:
-        done = subprocess.run([tool, flag, str(path)], capture_output=True, timeout=seconds, check=False)
+        done = subprocess.run([program, *arguments], capture_output=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
-        raise CubinError(f"cuobjdump {flag} took over {seconds:g} s") from None
+        raise CubinError(f"{tool} took over {seconds:g} s") from None
     if done.returncode != 0 or len(done.stdout) > _MAX_OUTPUT:
         why = done.stderr.decode("utf-8", "replace").strip().splitlines()[:1]
-        raise CubinError(f"cuobjdump {flag} cannot read the cubin: {why[0][:200] if why else 'no message'}")
+        raise CubinError(f"{tool} cannot read the cubin: {why[0][:200] if why else 'no message'}")
     return done.stdout.decode("utf-8", "replace")
 
 
@@ -122,7 +131,7 @@ def write_cubin(data: bytes, folder: Path, name: str) -> Path:
 
 def read_resources(path: Path, kernel: str, *, seconds: float = 10.0) -> Resources:
     """Registers, stack and static shared memory of `kernel`. Raises `CubinError`."""
-    return parse_resources(_run(path, "-res-usage", seconds), kernel)
+    return parse_resources(_run("cuobjdump", ["-res-usage", str(path)], seconds), kernel)
 
 
 def parse_resources(text: str, kernel: str) -> Resources:
@@ -136,23 +145,43 @@ def parse_resources(text: str, kernel: str) -> Resources:
         raise CubinError(f"cuobjdump -res-usage has no field {missing}") from None
 
 
-def read_sass(path: Path, kernel: str, *, seconds: float = 60.0) -> Sass:
-    """Instruction mix and loops of `kernel`. Raises `CubinError`."""
-    return parse_sass(_run(path, "-sass", seconds), kernel)
+def machine_code(cubin: bytes, kernel: str) -> bytes:
+    """The instructions of `kernel`, 16 bytes each. Raises `CubinError`."""
+    code = next((content for name, _, content in elf.sections(cubin) if name == f".text.{kernel}"), b"")
+    if not code or len(code) % _INSTRUCTION_BYTES:
+        raise CubinError(f"the cubin has no code of a kernel {kernel!r}")
+    return code
 
 
-def parse_sass(text: str, kernel: str) -> Sass:
-    parts = _FUNCTION.split(text)
-    bodies = dict(zip(parts[1::2], parts[2::2], strict=True))
-    if kernel not in bodies:
-        raise CubinError(f"the disassembly has no kernel {kernel!r}")
-    rows = [Row(int(a, 16), p, op, rest) for a, p, op, rest in _INSTRUCTION.findall(bodies[kernel]) if op != "NOP"]
+def disassemble(
+    codes: Sequence[bytes], architecture: Architecture, folder: Path, *, seconds: float = 60.0
+) -> list[Sass]:
+    """Instruction mix and loops of each code, all by one run of the tool. Raises `CubinError`.
+
+    Addresses of loops count from the first code.
+    """
+    path = folder / "code.bin"
+    path.write_bytes(b"".join(codes))
+    binary = f"SM{architecture.compiler_arch.removeprefix('sm_')}"
+    rows = parse_listing(_run("nvdisasm", ["--binary", binary, str(path)], seconds))
+    ends = list(accumulate(len(code) for code in codes))
+    places = [bisect_left(rows, end, key=lambda row: row.address) for end in (0, *ends)]
+    return [summary(rows[first:last]) for first, last in pairwise(places)]
+
+
+def parse_listing(text: str) -> list[Row]:
+    """Instructions in the order of their addresses."""
+    found = (Row(int(a, 16), p, op, rest) for a, p, op, rest in _INSTRUCTION.findall(text))
+    return sorted((row for row in found if row.opcode != "NOP"), key=lambda row: row.address)
+
+
+def summary(rows: Sequence[Row]) -> Sass:
+    """Raises `CubinError` where there is no instruction."""
     if not rows:
-        raise CubinError(f"the disassembly of {kernel!r} has no instruction")
+        raise CubinError("a kernel has no instruction")
     return Sass(
         instructions=dict(Counter(group_of(row.opcode) for row in rows).most_common()),
         loops=find_loops(rows, group_of),
-        opcodes=dict(Counter(row.opcode for row in rows).most_common()),
     )
 
 
@@ -175,7 +204,7 @@ def _width(opcode: str) -> int:
     return int(found.group(1)) if found else 32
 
 
-def occupancy(target: Target, *, registers: int, shared: int, warps: int) -> Occupancy:
+def occupancy(target: Architecture, *, registers: int, shared: int, warps: int) -> Occupancy:
     """Resident blocks, as NVIDIA's occupancy calculator counts them.
 
     `registers` per thread, `shared` bytes per block (static and dynamic, without the driver's share), `warps`
@@ -185,7 +214,7 @@ def occupancy(target: Target, *, registers: int, shared: int, warps: int) -> Occ
     per_warp = _round_up(max(1, registers) * 32, target.register_unit)
     per_block = _round_up(shared + target.shared_reserved, target.shared_unit)
     # Each of the four schedulers has its own quarter of the registers, so warps fit in multiples of four.
-    by_registers = (target.registers // 4 // per_warp) * 4 // warps
+    by_registers = (target.registers_per_sm // 4 // per_warp) * 4 // warps
     limits = {
         "registers": by_registers,
         "shared memory": target.shared_per_sm // per_block if shared <= target.shared_per_block else 0,

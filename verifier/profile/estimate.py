@@ -34,8 +34,8 @@ from dataclasses import dataclass, field
 
 from verifier.profile.cubin import Sass
 from verifier.profile.roofline import L2, LANE_EFFICIENCY, StepTime
-from verifier.profile.target import Target
 from verifier.profile.work import Work
+from verifier.target import Target
 
 _ISSUE_EFFICIENCY = 0.7
 _PIPES = ("tensor", "fp32", "sfu", "issue")
@@ -123,8 +123,8 @@ def _dram_bytes(facts: LaunchFacts, l2: L2) -> int:
 
 def _quantisation(facts: LaunchFacts, target: Target) -> float:
     """Stretch of per-multiprocessor work by whole blocks and by the heaviest program."""
-    rounds = math.ceil(facts.programs / target.multiprocessors)
-    even = facts.programs / target.multiprocessors
+    rounds = math.ceil(facts.programs / target.sms)
+    even = facts.programs / target.sms
     return rounds / even * (1 + (facts.work.imbalance - 1) / rounds)
 
 
@@ -141,7 +141,7 @@ def _depth(facts: LaunchFacts) -> int:
 
 
 def _bytes_in_flight(facts: LaunchFacts, target: Target) -> float:
-    resident = min(facts.programs, target.multiprocessors * max(1, facts.blocks_per_sm))
+    resident = min(facts.programs, target.sms * max(1, facts.blocks_per_sm))
     per_step = facts.work.loaded / facts.work.load_steps if facts.work.load_steps else math.inf
     return resident * per_step * _depth(facts)
 
@@ -176,16 +176,16 @@ def tile_efficiency(facts: LaunchFacts, target: Target) -> float:
     """Share of the sustained tensor rate that the instruction and the tile allow; 0 when no tensor-core
     instruction exists.
 
-    Warpgroup instructions (HGMMA, M = 64 per instruction) read the N x 16 operand from shared memory for
-    every 64 rows: N/2 clocks of products against (64 + N)/4 clocks of reads at 128 bytes a clock. Warp
-    instructions (HMMA) reach `mma_fallback` of the rate, and read (m + n) x 16 elements per warp for m x n x
-    16 products.
+    Wide instructions (HGMMA of a warpgroup, M = 64 per instruction) read the N x 16 operand from shared memory for
+    every 64 rows: N/2 clocks of products against (64 + N)/4 clocks of reads at 128 bytes a clock; UTCHMMA is
+    taken to be alike. Warp instructions (HMMA) reach `mma_fallback` of the rate, and read (m + n) x 16 elements per
+    warp for m x n x 16 products.
     """
     instructions = facts.sass.tensor if facts.sass is not None else _expected(facts, target)
     if not instructions:
         return 0.0
-    wide = any(k in ("HGMMA", "QGMMA", "IGMMA") or k.startswith("UTC") for k in instructions)
-    base = 1.0 if wide or not any(k in ("HMMA", "IMMA", "QMMA", "DMMA") for k in instructions) else target.mma_fallback
+    wide = any(k.endswith("GMMA") or k.startswith("UTC") for k in instructions)
+    base = 1.0 if wide else target.mma_fallback
     total = sum(facts.work.dot_shapes.values())
     if not total:
         return base
@@ -199,7 +199,8 @@ def tile_efficiency(facts: LaunchFacts, target: Target) -> float:
 def _expected(facts: LaunchFacts, target: Target) -> dict[str, int]:
     """The instruction that Triton would choose, for a kernel that has not been disassembled."""
     tall = any(int(shape.split("x")[0]) >= 64 for shape in facts.work.dot_shapes)
-    return {"HGMMA": 1} if target.capability >= 90 and tall and facts.warps % 4 == 0 else {"HMMA": 1}
+    wide = target.wide_mma if tall and facts.warps % 4 == 0 else ""
+    return {wide or "HMMA": 1}
 
 
 def _wide_tile(m: int, n: int) -> float:
@@ -221,7 +222,7 @@ def _warp_tile(m: int, n: int, warps: int) -> float:
 
 
 def _lane_seconds(work: Work, target: Target) -> float:
-    fp64 = target.multiprocessors * target.fp64_lanes * target.clock
+    fp64 = target.sms * target.fp64_lanes * target.clock
     return (work.fp32 + work.fp16 / 2) / (target.fp32_rate * LANE_EFFICIENCY) + work.fp64 / (fp64 * LANE_EFFICIENCY)
 
 
@@ -251,7 +252,7 @@ def executed(facts: LaunchFacts, group: str | None = None) -> float:
 
 
 def _issue_seconds(facts: LaunchFacts, target: Target) -> float:
-    slots = target.multiprocessors * target.issue_slots * target.clock * _ISSUE_EFFICIENCY
+    slots = target.sms * target.issue_slots * target.clock * _ISSUE_EFFICIENCY
     return executed(facts) * facts.warps * facts.programs / slots
 
 
@@ -260,7 +261,7 @@ def _spill_seconds(facts: LaunchFacts, target: Target) -> float:
     if facts.spill_bytes == 0:
         return 0.0
     moved = executed(facts, "local") if facts.sass is not None else facts.spill_bytes / 2
-    rate = target.multiprocessors * target.clock * _SPILL_BYTES_PER_CLOCK
+    rate = target.sms * target.clock * _SPILL_BYTES_PER_CLOCK
     return moved * 128 * facts.warps * facts.programs / rate
 
 
@@ -268,7 +269,7 @@ def _latency_seconds(facts: LaunchFacts, target: Target, dram: int) -> float:
     """One program alone, phase after phase, times the waves."""
     work, programs = facts.work, facts.programs
     tensor, on_lanes = _product_seconds(facts, target)
-    share = target.multiprocessors / programs
+    share = target.sms / programs
     lanes = _lane_seconds(work, target) + work.sfu / (target.sfu_rate * LANE_EFFICIENCY) + on_lanes
     fixed = (work.dot_count * _DOT_LATENCY + work.reduction_count * _REDUCTION_LATENCY) / programs
     compute = _phases(tensor * share, lanes * share / _fill(facts.warps) + fixed, facts.warps)
@@ -294,7 +295,7 @@ def _phases(tensor: float, other: float, warps: int) -> float:
 
 def _rounds(facts: LaunchFacts, target: Target) -> float:
     """Waves, whole ones where programs are alike; uneven programs fill gaps but the heaviest ends last."""
-    waves = facts.programs / (target.multiprocessors * max(1, facts.blocks_per_sm))
+    waves = facts.programs / (target.sms * max(1, facts.blocks_per_sm))
     if facts.work.imbalance < 1.2:
         return float(math.ceil(waves))
     return max(1.0, waves) + facts.work.imbalance - 1

@@ -6,14 +6,14 @@ untrusted process wrote, so they pass `read_plan` first. Errors: PlanError for a
 for a cubin that the tools cannot read. TTIR that cannot be followed is no error: that launch counts one pass
 over its buffers and is flagged.
 
-Disassembly costs about half a second a cubin, nearly all of it the tool's start. It is done once per distinct
-cubin, two at a time, and of an autotuned launch only for the `_REFINED` alternatives that are fastest without
-it.
+Disassembly costs about half a second, nearly all of it the tool's start. It is done once for all kernels, while this
+process counts their work, and of an autotuned launch only for the `_REFINED` alternatives that are fastest without it.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -26,14 +26,14 @@ from verifier.profile import cubin, ttir
 from verifier.profile.coverage import shortfalls
 from verifier.profile.diagnosis import diagnose
 from verifier.profile.estimate import estimate_launch
+from verifier.profile.library import ATTENTIONS, CONVOLUTIONS, MATMULS, operand_class
 from verifier.profile.roofline import L2, StepTime, estimate_library
 from verifier.profile.rules import TimedLaunch, TimedLibrary
 from verifier.profile.steps import Kernel, WorkCache, kernel_of, launch_facts, library_call
-from verifier.profile.target import Target, get_target
+from verifier.target import Target, get_target
 from verifier.verdict import Estimate, KernelReport, LaunchEstimate, LaunchReport
 
 _REFINED = 3
-_THREADS = 2
 _BASE = "base/"
 
 Timed = TimedLaunch | TimedLibrary
@@ -75,19 +75,23 @@ def profile_job(
 
 
 def _estimate(workload: str, steps: Sequence[Timed], base_seconds: float) -> Estimate:
-    launches = tuple(
-        LaunchEstimate(
-            name=s.time.name,
-            seconds=s.time.seconds,
-            bound=s.time.bound,
-            bytes=s.time.bytes,
-            flops=s.time.flops,
-        )
-        for s in steps
-        if s.time.launches
-    )
+    launches = tuple(_launch_estimate(s) for s in steps if s.time.launches)
     total = sum(s.time.seconds for s in steps)
     return Estimate(workload=workload, seconds=total, base_seconds=base_seconds, launches=launches)
+
+
+def _launch_estimate(step: Timed) -> LaunchEstimate:
+    time, dots, extra = step.time, Counter[str](), dict[str, Any]()
+    if isinstance(step, TimedLaunch):
+        work = step.facts.work
+        for kind, flop in work.dots.items():
+            dots[kind.split()[0]] += flop
+        extra = {"requested": work.requested if work.sampled else 0, "cubin": step.kernel.cubin}
+    elif step.operands:
+        dots[step.operands] = time.flops
+    return LaunchEstimate(
+        name=time.name, seconds=time.seconds, bound=time.bound, bytes=time.bytes, flops=time.flops, dots=dots, **extra
+    )
 
 
 class Profile:
@@ -102,6 +106,7 @@ class Profile:
         self._works = WorkCache()
         for sha, image in plan.kernels.items():
             self._kernels[sha] = self._read(sha, image)
+        self._refine()
 
     def reports(self) -> tuple[KernelReport, ...]:
         """All kernels of the plan, in the plan's order."""
@@ -114,13 +119,15 @@ class Profile:
         for step in program.forward:
             if isinstance(step, AtenStep):
                 call = library_call(step, program, self.plan.flags)
-                timed.append(TimedLibrary(call.name, estimate_library(call, self._target, l2), step.line))
+                products = call.name in MATMULS | CONVOLUTIONS | ATTENTIONS
+                operands = operand_class(call) if products else ""
+                timed.append(TimedLibrary(call.name, estimate_library(call, self._target, l2), step.line, operands))
             else:
                 timed.append(self._launch(step, program, l2))
         return timed
 
     def _launch(self, step: LaunchStep, program: Program, l2: L2) -> TimedLaunch:
-        chosen, _ = self._fastest(step.alternatives, program, l2)
+        chosen = self._fastest(step.alternatives, program, l2)
         kernel = self._kernels[chosen.kernel]
         facts = launch_facts(kernel, chosen, program, self._works)
         time = estimate_launch(facts, self._target, l2)
@@ -129,11 +136,32 @@ class Profile:
         report = _launch_report(step, chosen, kernel, self._target)
         return TimedLaunch(facts, time, _kernel_report(kernel), report, kernel.resources, kernel.image.line)
 
-    def _fastest(self, alternatives: Sequence[Alternative], program: Program, l2: L2) -> tuple[Alternative, StepTime]:
-        """Rough times of all alternatives, then exact ones of the best few."""
-        ranked = self._ranked(alternatives, program, l2)[:_REFINED]
-        self._disassemble({a.kernel for a, _ in ranked})
-        return self._ranked([a for a, _ in ranked], program, l2)[0]
+    def _refine(self) -> None:
+        """Reads the machine code of the kernels that may be the fastest of their launch."""
+        steps = [(step, program) for program in self.plan.programs for step in program.launches()]
+        wanted = {a.kernel for step, program in steps for a in self._likely(step.alternatives, program)}
+        if not wanted:
+            return
+        with ThreadPoolExecutor(1) as pool:
+            read = pool.submit(self._disassemble, sorted(wanted))
+            for step, program in steps:
+                if len(step.alternatives) == 1:
+                    launch_facts(self._kernels[step.kernel], step.alternatives[0], program, self._works)
+            found = read.result()
+        for sha, sass in found.items():
+            self._kernels[sha] = replace(self._kernels[sha], sass=sass)
+
+    def _likely(self, alternatives: Sequence[Alternative], program: Program) -> Sequence[Alternative]:
+        """Those that are fastest by rough times, made without machine code."""
+        if len(alternatives) <= _REFINED:
+            return alternatives
+        return [a for a, _ in self._ranked(alternatives, program, L2(self._target))[:_REFINED]]
+
+    def _fastest(self, alternatives: Sequence[Alternative], program: Program, l2: L2) -> Alternative:
+        if len(alternatives) == 1:
+            return alternatives[0]
+        read = [a for a in alternatives if self._kernels[a.kernel].sass is not None]
+        return self._ranked(read, program, l2)[0][0]
 
     def _ranked(
         self, alternatives: Iterable[Alternative], program: Program, l2: L2
@@ -147,7 +175,7 @@ class Profile:
     def _read(self, sha: str, image: KernelImage) -> Kernel:
         path = cubin.write_cubin(self._blobs[f"{image.cubin}.cubin"], self._workdir, sha)
         resources = cubin.read_resources(path, image.name)
-        return kernel_of(image, resources, self._module(image), None, self._target)
+        return kernel_of(image, resources, self._module(image), self._target)
 
     def _module(self, image: KernelImage) -> ttir.Module | None:
         """None for text that cannot be read, and for CUDA C++, which has none."""
@@ -158,17 +186,10 @@ class Profile:
         except ttir.TtirError:
             return None
 
-    def _disassemble(self, wanted: set[str]) -> None:
-        missing = sorted(sha for sha in wanted if self._kernels[sha].sass is None)
-        if not missing:
-            return
-        with ThreadPoolExecutor(_THREADS) as pool:
-            found = list(pool.map(self._sass, missing))
-        for sha, sass in zip(missing, found, strict=True):
-            self._kernels[sha] = replace(self._kernels[sha], sass=sass)
-
-    def _sass(self, sha: str) -> cubin.Sass:
-        return cubin.read_sass(self._workdir / f"{sha}.cubin", self._kernels[sha].image.name)
+    def _disassemble(self, wanted: Sequence[str]) -> dict[str, cubin.Sass]:
+        images = [self._kernels[sha].image for sha in wanted]
+        codes = [cubin.machine_code(self._blobs[f"{image.cubin}.cubin"], image.name) for image in images]
+        return dict(zip(wanted, cubin.disassemble(codes, self._target, self._workdir), strict=True))
 
 
 def _config(chosen: Alternative) -> str:
@@ -184,7 +205,7 @@ def _kernel_report(kernel: Kernel) -> KernelReport:
         cubin=image.cubin,
         registers=resources.registers,
         spill_bytes=resources.stack,
-        shared_bytes=image.shared + max(0, resources.shared - 1024),
+        shared_bytes=kernel.shared,
         num_warps=image.num_warps,
         num_stages=image.num_stages,
         num_ctas=image.num_ctas,
@@ -198,7 +219,7 @@ def _kernel_report(kernel: Kernel) -> KernelReport:
 def _launch_report(step: LaunchStep, chosen: Alternative, kernel: Kernel, target: Target) -> LaunchReport:
     """Waves and tail count blocks: a program of a cluster is `num_ctas` blocks."""
     blocks = math.prod(chosen.grid) * kernel.image.num_ctas
-    waves = blocks / (target.multiprocessors * max(1, kernel.occupancy.blocks))
+    waves = blocks / (target.sms * max(1, kernel.occupancy.blocks))
     return LaunchReport(
         kernel=kernel.image.title,
         cubin=kernel.image.cubin,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from verifier.profile import library
 from verifier.profile.library import LibraryCall
-from verifier.profile.target import Target
+from verifier.target import Target
 
 LANE_EFFICIENCY = 0.8
 """Share of the peak that lane operations reach."""
@@ -108,5 +108,5 @@ def _library_fill(call: LibraryCall, target: Target) -> float:
     a quarter."""
     if call.name not in library.MATMULS | library.CONVOLUTIONS:
         return 1.0
-    waves = library.output_tiles(call) / target.multiprocessors
+    waves = library.output_tiles(call) / target.sms
     return max(0.25, waves / math.ceil(waves))

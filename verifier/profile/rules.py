@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from verifier.profile.cubin import Resources
 from verifier.profile.estimate import LaunchFacts, executed, pipelined, tile_efficiency
 from verifier.profile.roofline import StepTime
-from verifier.profile.target import Target
+from verifier.target import Target
 from verifier.verdict import KernelReport, LaunchReport
 
 _THROUGHPUT = ("memory", "l2", "tensor", "fp32", "sfu", "issue")
@@ -44,6 +44,8 @@ class TimedLibrary:
     name: str
     time: StepTime
     line: int | None
+    operands: str = ""
+    """Class of a matrix product's operands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ def microseconds(seconds: float) -> str:
     return f"{seconds * 1e6:.3g} us" if seconds < 1e-3 else f"{seconds * 1e3:.3g} ms"
 
 
-def _size(count: float) -> str:
+def size(count: float) -> str:
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= scale:
             return f"{count / scale:.3g} {unit}"
@@ -73,6 +75,22 @@ def _size(count: float) -> str:
 def _tiles(step: TimedLaunch) -> str:
     shapes = sorted(step.facts.work.dot_shapes)
     return f" (tl.dot tiles MxNxK {', '.join(shapes[:3])})" if shapes else ""
+
+
+def tensor_hint(slow: bool) -> str:
+    """Why tl.dot missed the tensor cores. `slow`: its operands are float32."""
+    if slow:
+        return "input_precision='ieee' on float32 operands keeps it off them; allow TF32 where the contract does"
+    return "operands must be fp16, bf16, tf32 or fp8 with M >= 16, N >= 8 and K >= 16"
+
+
+def occupancy_limit(kernel: KernelReport) -> tuple[str, str]:
+    """What limits the resident blocks, registers or shared memory, and what frees it."""
+    if kernel.limiter == "registers":
+        frees = "a smaller tile, or more warps for the same tile, frees registers"
+        return f"{kernel.registers} registers per thread", frees
+    frees = f"fewer stages (now {kernel.num_stages}) or a smaller tile frees shared memory"
+    return f"{size(kernel.shared_bytes)} of shared memory per block", frees
 
 
 def _spills(step: TimedLaunch, target: Target) -> Iterator[Finding]:
@@ -104,17 +122,13 @@ def _no_tensor_core(step: TimedLaunch, target: Target) -> Iterator[Finding]:
         return
     seconds = flop / 2 / target.fp32_rate
     ideal = flop / (target.tensor_rates["tf32" if slow else "bf16"] * target.tensor_sustained)
-    why = (
-        "input_precision='ieee' on float32 operands keeps it off them; allow TF32 where the contract does"
-        if slow
-        else "operands must be fp16, bf16, tf32 or fp8 with M >= 16, N >= 8 and K >= 16"
-    )
     yield Finding(
         max(0.0, seconds - ideal),
         "no-tensor-core",
         f"kernel `{step.kernel.name}`: {flop / 1e9:.3g} GFLOP of tl.dot on {'/'.join(operands)} run without "
         "tensor-core "
-        f"instructions, about {microseconds(seconds)} instead of {microseconds(ideal)}; {why}{_tiles(step)}.",
+        f"instructions, about {microseconds(seconds)} instead of {microseconds(ideal)}; {tensor_hint(bool(slow))}"
+        f"{_tiles(step)}.",
         step.line,
     )
 
@@ -126,8 +140,9 @@ def _weak_tile(step: TimedLaunch, target: Target) -> Iterator[Finding]:
     if efficiency > 0.75:
         return
     names = "/".join(sorted(step.facts.sass.tensor))
-    older = target.capability >= 90 and "HMMA" in step.facts.sass.tensor
-    hint = "HGMMA needs M >= 64 per tile and num_warps a multiple of 4" if older else "widen the tile, N first"
+    older = target.wide_mma and "HMMA" in step.facts.sass.tensor
+    needs = f"{target.wide_mma} needs M >= 64 per tile and num_warps a multiple of 4"
+    hint = needs if older else "widen the tile, N first"
     yield Finding(
         step.time.parts["tensor"] * (1 - efficiency),
         "weak-tensor-tile",
@@ -145,16 +160,7 @@ def _low_occupancy(step: TimedLaunch, target: Target) -> Iterator[Finding]:
         return
     if step.kernel.limiter not in ("registers", "shared memory"):
         return
-    what = (
-        f"{step.kernel.registers} registers per thread"
-        if step.kernel.limiter == "registers"
-        else f"{_size(step.kernel.shared_bytes)} of shared memory per block"
-    )
-    hint = (
-        "a smaller tile, or more warps for the same tile, frees registers"
-        if step.kernel.limiter == "registers"
-        else f"fewer stages (now {step.kernel.num_stages}) or a smaller tile frees shared memory"
-    )
+    what, hint = occupancy_limit(step.kernel)
     yield Finding(
         max(exposed, 0.1 * step.busy if hidden_memory else 0.0),
         f"low-occupancy-{'registers' if step.kernel.limiter == 'registers' else 'shared'}",
@@ -189,13 +195,13 @@ def _latency_bound(step: TimedLaunch, target: Target) -> Iterator[Finding]:
 
 def _grid(step: TimedLaunch, target: Target) -> Iterator[Finding]:
     blocks, waves = math.prod(step.launch.grid), step.launch.waves
-    if blocks < target.multiprocessors:
+    if blocks < target.sms:
         yield Finding(
-            step.busy * (1 - blocks / target.multiprocessors),
+            step.busy * (1 - blocks / target.sms),
             "few-blocks",
-            f"kernel `{step.kernel.name}`: the grid has {blocks} programs for {target.multiprocessors} "
+            f"kernel `{step.kernel.name}`: the grid has {blocks} programs for {target.sms} "
             "multiprocessors, so "
-            f"{1 - blocks / target.multiprocessors:.0%} of the GPU is idle; split the work further (smaller "
+            f"{1 - blocks / target.sms:.0%} of the GPU is idle; split the work further (smaller "
             "tiles, split-K).",
             step.launch.line,
         )
@@ -228,7 +234,7 @@ def _rereading(step: TimedLaunch, target: Target) -> Iterator[Finding]:
     yield Finding(
         excess,
         "re-reading",
-        f"kernel `{step.kernel.name}`: programs request {_size(requested)} from L2 for {_size(distinct)} of "
+        f"kernel `{step.kernel.name}`: programs request {size(requested)} from L2 for {size(distinct)} of "
         "distinct data "
         f"({requested / distinct:.0f}x), about {microseconds(step.time.parts['l2'])}; larger tiles re-read "
         f"less{_tiles(step)}.",
@@ -304,7 +310,7 @@ def _bound(step: TimedLaunch, target: Target) -> Iterator[Finding]:
         yield Finding(
             cost,
             "memory-bound",
-            f"kernel `{step.kernel.name}`: moves {_size(time.bytes)} through DRAM in about "
+            f"kernel `{step.kernel.name}`: moves {size(time.bytes)} through DRAM in about "
             f"{microseconds(step.busy)} "
             f"({rate:.2g} of "
             f"{target.dram_rate * target.dram_sustained / 1e12:.2g} TB/s); at the roof only fewer bytes "

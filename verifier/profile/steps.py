@@ -29,9 +29,9 @@ from verifier.plan.schema import Alternative, AtenStep, Flags, KernelImage, Prog
 from verifier.profile.cubin import Occupancy, Resources, Sass, occupancy
 from verifier.profile.estimate import LaunchFacts
 from verifier.profile.library import LibraryCall, TensorView
-from verifier.profile.target import Target
 from verifier.profile.ttir import Module, TtirError
 from verifier.profile.work import Scalar, Traffic, Work, count_work
+from verifier.target import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +42,16 @@ class Kernel:
     resources: Resources
     occupancy: Occupancy
     module: Module | None
+    shared: int
+    """Per block, bytes: dynamic and static, without the driver's share."""
     sass: Sass | None = None
 
 
-def kernel_of(
-    image: KernelImage, resources: Resources, module: Module | None, sass: Sass | None, target: Target
-) -> Kernel:
+def kernel_of(image: KernelImage, resources: Resources, module: Module | None, target: Target) -> Kernel:
     """Joins the parts; shared memory is the dynamic part plus what the cubin declares itself."""
-    static = max(0, resources.shared - target.shared_reserved)
-    held = occupancy(target, registers=resources.registers, shared=image.shared + static, warps=image.num_warps)
-    return Kernel(image, resources, held, module, sass)
+    shared = image.shared + max(0, resources.shared - target.shared_counted)
+    held = occupancy(target, registers=resources.registers, shared=shared, warps=image.num_warps)
+    return Kernel(image, resources, held, module, shared)
 
 
 @dataclass(slots=True)

@@ -3,8 +3,8 @@ and its grid.
 
 Nothing runs on tensors; `interpret.py` says how. The grid is sampled: an axis on which no trip count,
 condition or mask depends is run at one place; the other axes are run in full up to 64 programs, else at 64
-spread places. Totals are scaled to the whole grid. Counts are what the program text asks for; what the
-compiler removes or adds (common loads, spills, address arithmetic) is not in them.
+spread places, or at 16 where a program is long. Totals are scaled to the whole grid. Counts are what the program
+text asks for; what the compiler removes or adds (common loads, spills, address arithmetic) is not in them.
 
 Bytes of a load are its elements whose mask is on, times the element size; a load inside a loop counts on
 every trip. Sector bytes replace the elements of a tile by the distinct 32-byte sectors that they lie in
@@ -29,6 +29,9 @@ from verifier.profile.values import Descriptor, Pointer
 from verifier.verdict import Record
 
 MAX_PROGRAMS = 64
+_ENOUGH = 16
+_LONG = 60_000
+"""Operations after which `_ENOUGH` programs suffice; about 0.3 s."""
 
 Scalar = int | float | tuple[int, ...] | None
 """Value of a kernel parameter: a number, the shape behind a descriptor, or unknown."""
@@ -131,6 +134,8 @@ def _count(module: Module, scalars: Sequence[Scalar], grid: tuple[int, int, int]
     places = sample_programs(grid, deciding_axes(module.kernel))
     tallies: list[Tally] = []
     for place in places:
+        if len(tallies) >= _ENOUGH and budget - interpreter.budget > _LONG:
+            break
         try:
             tallies.append(interpreter.run(place))
         except BudgetExhausted:

@@ -18,6 +18,7 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 _SYSTEM = (
     *("/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64"),
+    *("/usr/local/cuda/include", "/usr/local/cuda/lib64"),  # headers and NVRTC of a toolkit
     *("/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo"),
     *("/sys/devices/system/cpu", "/sys/devices/system/node"),
 )

@@ -43,29 +43,42 @@ def unpack(data: bytes | bytearray) -> tuple[dict[str, Any], dict[str, bytes]]:
     if length > min(MAX_HEADER, len(data) - _PREFIX.size):
         raise FrameError("the header is cut off or too long")
     start = _PREFIX.size + length
-    header = _header(bytes(data[_PREFIX.size : start]))
-    return header, _blobs(header.pop("blobs", None), data, start)
+    found = header(bytes(data[_PREFIX.size : start]))
+    return found, _blobs(found.pop("blobs", None), data, start)
 
 
-def _header(encoded: bytes) -> dict[str, Any]:
+def header(encoded: bytes) -> dict[str, Any]:
+    """The header from its JSON, with the list of blobs still in it. Raises FrameError."""
     try:
-        header = json.loads(encoded)
+        found = json.loads(encoded)
     except (ValueError, RecursionError) as error:
         raise FrameError(f"the header is no JSON: {type(error).__name__}") from None
-    if not isinstance(header, dict):
+    if not isinstance(found, dict):
         raise FrameError("the header is no JSON object")
-    return header
+    return found
 
 
-def _blobs(sizes: object, data: bytes | bytearray, start: int) -> dict[str, bytes]:
-    if not isinstance(sizes, list):
+def blob_bytes(header: Mapping[str, Any]) -> int:
+    """Bytes that follow a header. Raises FrameError."""
+    return sum(size for _, size in _sizes(header.get("blobs")))
+
+
+def _sizes(listed: object) -> Iterator[tuple[str, int]]:
+    if not isinstance(listed, list):
         raise FrameError("the header does not list blobs")
-    blobs: dict[str, bytes] = {}
-    for entry in sizes:
+    names: set[str] = set()
+    for entry in listed:
         name, size = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
-        if not isinstance(name, str) or type(size) is not int or name in blobs:
+        if not isinstance(name, str) or type(size) is not int or size < 0 or name in names:
             raise FrameError("the list of blobs is malformed")
-        if not 0 <= size <= len(data) - start:
+        names.add(name)
+        yield name, size
+
+
+def _blobs(listed: object, data: bytes | bytearray, start: int) -> dict[str, bytes]:
+    blobs: dict[str, bytes] = {}
+    for name, size in _sizes(listed):
+        if size > len(data) - start:
             raise FrameError("a blob is cut off")
         blobs[name] = bytes(data[start : start + size])
         start += size

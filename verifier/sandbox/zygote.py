@@ -157,7 +157,7 @@ class Zygote:
             command = [sys.executable, "-P", "-u", "-m", "verifier.sandbox.server", str(theirs.fileno())]
             process = subprocess.Popen(
                 command,
-                env=_server_environment(self._environ, self._paths),
+                env=clean_environment(self._environ, self._paths),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -202,7 +202,8 @@ def isolation_gaps() -> tuple[str, ...]:
         return zygote.gaps
 
 
-def _server_environment(environ: Mapping[str, str], paths: Sequence[Path]) -> dict[str, str]:
+def clean_environment(environ: Mapping[str, str], paths: Sequence[Path]) -> dict[str, str]:
+    """Variables of a process of ours: little of the caller's, its import roots, `paths` and `environ`."""
     installed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     roots = [*map(str, paths), *([] if str(PROJECT_ROOT) in installed else [str(PROJECT_ROOT)])]
     inherited = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "PATH") if name in os.environ}

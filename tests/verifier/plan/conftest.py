@@ -9,6 +9,7 @@ import pickle
 import shutil
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,6 +89,7 @@ def run_forked(payload: dict[str, Any], cache: Path) -> tuple[Any, str]:
 
 
 def _child(payload: dict[str, Any], folder: Path, writer: int) -> None:
+    warnings.simplefilter("ignore")  # a candidate's warnings are no errors
     try:
         answer = (trace_job(payload, {}, folder), "")
     except BaseException:  # noqa: BLE001 - whatever it is, the parent must hear of it
@@ -103,10 +105,10 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Traced]:
 
     def run(body: str, inputs: list[Any] | None = None, init: list[Any] | None = None, *,
     prelude: str = PRELUDE,
-            name: str = "ModelNew", workloads: int = 1) -> Traced:  # fmt: skip
+            name: str = "ModelNew", workloads: int = 1, target: str = "h200") -> Traced:  # fmt: skip
         source = prelude + body
         one = {"init": init or [], "init_kwargs": {}, "inputs": inputs or [tensor(64, 1024)]}
-        payload = {"source": source, "filename": "candidate.py", "class": name, "target": "sm_90a",
+        payload = {"source": source, "filename": "candidate.py", "class": name, "target": target,
                    "workloads": [{"name": f"w{i}", **one} for i in range(workloads)]}  # fmt: skip
         answer, error = run_forked(payload, cache)
         if answer is None:

@@ -10,10 +10,10 @@ import pytest
 from verifier.plan import nvrtc
 from verifier.plan.device_code import extract
 from verifier.plan.load_inline import check
-from verifier.plan.target import TARGETS
+from verifier.target import get_target
 
 needs_nvrtc = pytest.mark.skipif(not nvrtc.present(), reason=nvrtc.MISSING)
-TARGET = TARGETS["sm_90a"]
+TARGET = get_target("sm_90a")
 
 SOURCE = r"""
 #include <torch/extension.h>

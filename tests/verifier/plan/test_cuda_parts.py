@@ -17,11 +17,11 @@ from verifier.plan.cuda_launch import CudaHost
 from verifier.plan.cuda_options import ProgramOptions, architecture, command_line
 from verifier.plan.driver import Kernels
 from verifier.plan.record import Recorder, Untraceable
-from verifier.plan.target import TARGETS
 from verifier.plan.textutil import shown
+from verifier.target import get_target
 
 needs_nvrtc = pytest.mark.skipif(not nvrtc.present(), reason=nvrtc.MISSING)
-TARGET = TARGETS["sm_90a"]
+TARGET = get_target("sm_90a")
 ASSEMBLY = """asm volatile("{ .reg .u64 t; cvta.to.global.u64 t, %0; st.global.f32 [t], %1;\\n}" :: "l"(a), "f"(1.f));
 b[0] = c[0];"""
 LAUNCHED = Geometry((1, 1, 1), (256, 1, 1))

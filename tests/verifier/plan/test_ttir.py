@@ -1,8 +1,10 @@
 """Loads and stores per argument, read from TTIR text."""
 
+# ruff: noqa: E501 - PTX and TTIR are quoted line by line
+
 from __future__ import annotations
 
-from verifier.plan.ttir import accesses
+from verifier.plan.ttir import accesses, hardware_registers
 
 PTR = "!tt.ptr<f32>"
 
@@ -79,3 +81,78 @@ def test_integers_used_as_addresses() -> None:
 def test_no_function_no_answer() -> None:
     assert accesses("module {}") == []
     assert accesses("\0" * 100) == []
+
+
+FUNCTION = """module {{
+  tt.func public @k(%a: {p}, %b: {p}, %n: i32) attributes {{noinline = false}} {{
+    %0 = tt.call @"f.x"(%a, %b, %n) : ({p}, {p}, i32) -> {p}
+    tt.store %0, %n : x
+    tt.return
+  }}
+  tt.func private @"f.x"(%p: {p}, %q: {p}, %i: i32) -> {p} attributes {{noinline = true}} {{
+    %0 = tt.load %p : x
+    {body}
+    %1 = tt.addptr %q, %i : x
+    tt.return %1 : {p}
+  }}
+}}
+"""
+
+
+def of_function(body: str = "") -> list[str]:
+    return [access for _, access in accesses(FUNCTION.format(p=PTR, body=body))]
+
+
+def test_calls_are_followed() -> None:
+    assert of_function() == ["load", "store", "none"]
+    assert of_function("tt.store %p, %i : x") == ["both", "store", "none"]
+    assert of_function(f'%9 = tt.call @"f.x"(%p, %q, %i) : x -> {PTR}') == ["both", "both", "none"], "recursion"
+
+
+def test_long_chains_of_calls_end() -> None:
+    links = "".join(
+        f"  tt.func private @f{i}(%p: {PTR}) {{\n    tt.call @f{i + 1}(%p) : x\n    tt.return\n  }}\n"
+        for i in range(3000)
+    )
+    text = f"module {{\n  tt.func public @k(%a: {PTR}) {{\n    tt.call @f0(%a) : x\n    tt.return\n  }}\n{links}}}\n"
+    assert accesses(text) == [(PTR, "both")]
+
+
+def test_while_loops_keep_their_pointers_apart() -> None:
+    body = """
+%r:2 = scf.while (%p = %a, %q = %b) : (x, x) -> (x, x) {
+  scf.condition(%n) %q, %p : x, x
+} do {
+^bb0(%q1: !tt.ptr<f32> loc(#l), %p1: !tt.ptr<f32> loc(#l)):
+  %v = tt.load %p1 : x
+  scf.yield %p1, %q1 : x, x
+}
+tt.store %r#0, %n : x
+"""
+    assert kernel(body) == ["load", "store", "none"]
+
+
+def test_branches_carry_pointers() -> None:
+    body = f"cf.cond_br %n, ^bb1(%a : {PTR}), ^bb1(%b : {PTR}) loc(#l)\n  ^bb1(%p: {PTR} loc(#l)):  // pred: ^bb0\ntt.store %p, %n : x"
+    assert kernel(body) == ["store", "store", "none"]
+    unseen = f"^bb7(%p: {PTR} loc(#l)):\ntt.store %p, %n : x"
+    assert kernel(unseen) == ["store", "store", "none"], "a block nobody branches to may get any pointer"
+
+
+def inline(asm: str) -> str:
+    return kernel(f'%v = tt.elementwise_inline_asm "{asm}" {{constraints = "=f,l"}} %a : {PTR} -> f32')[0]
+
+
+def test_inline_ptx_that_only_reads() -> None:
+    assert inline("ld.global.nc.f32 $0, [$1];") == "load"
+    assert inline("@%p ld.global.L1::evict_last.f32 $0, [$1];") == "load"
+    assert inline("{ .reg .b64 t;\\0A mov.b64 t, $1; ld.global.f32 $0, [t]; }") == "load"
+    for hidden in ("st.global.f32 [$1], $0;", "ld.f32 $0, [$1]; atom.add.f32 $0, [$1], 1;", "L: st.f32 [$1], $0;", "$L: st.f32 [$1], $0;",
+                   "ld.f32 $0, [$1]; %// \\0A st.f32 [$1], $0;", "red.add.f32 [$1], 1;", "cp.async.bulk.global.shared [$1], [s], 4;"):  # fmt: skip
+        assert inline(hidden) == "both", hidden
+
+
+def test_clocks_are_named() -> None:
+    asm = '%v = tt.elementwise_inline_asm "mov.u64 $0, %globaltimer; mov.u32 $1, %smid;" {constraints = "=l"} -> i64'
+    assert hardware_registers(asm) == ("globaltimer", "smid")
+    assert hardware_registers("%globaltimer = arith.constant 1 : i32") == ()

@@ -6,16 +6,12 @@ import pytest
 
 from verifier.errors import UsageError
 from verifier.profile import cubin
-from verifier.profile.cubin import CubinError, group_of, occupancy, parse_resources, parse_sass
-from verifier.profile.target import TARGETS, get_target
+from verifier.profile.cubin import CubinError, group_of, occupancy, parse_listing, parse_resources, summary
+from verifier.target import TARGETS, get_target
 
 H200, A100 = get_target("sm_90a"), get_target("sm_80")
 
 SASS = """
-	code for sm_90a
-		Function : other
-        /*0000*/                   EXIT ;
-		Function : kernel
 	.headerflags	@"EF_CUDA_SM90"
         /*0000*/                   LDC R1, c[0x0][0x28] ;     /* 0x00000a00ff017b82 */
                                                               /* 0x000e300000000800 */
@@ -93,7 +89,7 @@ Resource usage:
 
 
 def test_groups_and_loops_of_a_listing() -> None:
-    sass = parse_sass(SASS, "kernel")
+    sass = summary(parse_listing(SASS))
     assert sass.instructions["load global 128"] == 1
     assert sass.instructions["load global 16"] == 1
     assert sass.instructions["async copy 128"] == 1
@@ -102,7 +98,7 @@ def test_groups_and_loops_of_a_listing() -> None:
     assert sass.instructions["fp32"] == 2
     assert sass.instructions["local"] == 1
     assert sass.tensor == {"HGMMA": 1}
-    assert "NOP" not in sass.opcodes
+    assert sass.total == 19  # without NOP
     outer, inner = sass.loops  # the wait on the barrier and the self-branch at the end are none
     assert (outer.start, outer.end, outer.depth) == (0x30, 0xD0, 1)
     assert (inner.start, inner.end, inner.depth) == (0x60, 0xC0, 2)
@@ -121,16 +117,20 @@ def test_groups_and_loops_of_a_listing() -> None:
         ("REDG.E.ADD.F32", "atomic"),
         ("LDSM.16.M88.4", "load shared"),
         ("IMAD.WIDE", "integer and other"),
+        ("UTCHMMA", "tensor UTCHMMA"),
+        ("LDTM.x32", "tensor memory"),
+        ("FFMA2", "fp32"),
+        ("UTMALDG.2D", "tma"),
     ],
 )
 def test_group_of(opcode: str, group: str) -> None:
     assert group_of(opcode) == group
 
 
-@pytest.mark.parametrize("text", ["", "Function : kernel\n", "Function : other\n /*0000*/ EXIT ;\n"])
+@pytest.mark.parametrize("text", ["", "Function : kernel\n", "        /*0000*/                   NOP ;\n"])
 def test_empty_listings_are_typed_errors(text: str) -> None:
     with pytest.raises(CubinError):
-        parse_sass(text, "kernel")
+        summary(parse_listing(text))
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"\x7fELF", b"\x7fELF" + bytes(500)])

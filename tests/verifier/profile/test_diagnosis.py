@@ -12,8 +12,8 @@ from verifier.profile.diagnosis import MAX_ADVICE, diagnose
 from verifier.profile.estimate import LaunchFacts, estimate_launch
 from verifier.profile.roofline import StepTime
 from verifier.profile.rules import TimedLaunch, TimedLibrary
-from verifier.profile.target import get_target
 from verifier.profile.work import AccessSite, Traffic, Work
+from verifier.target import get_target
 from verifier.verdict import Diagnostic, KernelReport, LaunchReport
 
 TARGET = get_target("sm_90a")
@@ -49,7 +49,7 @@ def launch(
         limiter=held.limiter,
         instructions=instructions,
     )
-    waves = work.programs / (TARGET.multiprocessors * held.blocks)
+    waves = work.programs / (TARGET.sms * held.blocks)
     report = LaunchReport(
         kernel="k",
         cubin="0" * 64,

@@ -12,8 +12,8 @@ import pytest
 from verifier.profile.cubin import Loop, Sass
 from verifier.profile.estimate import LaunchFacts, estimate_launch, executed, tile_efficiency
 from verifier.profile.roofline import StepTime
-from verifier.profile.target import get_target
 from verifier.profile.work import Traffic, Work
+from verifier.target import get_target
 
 TARGET = get_target("sm_90a")
 HGMMA = Sass({"tensor HGMMA": 8, "async copy 128": 8, "integer and other": 100})

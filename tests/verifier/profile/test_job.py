@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from verifier.plan.reader import PlanError
-from verifier.profile.cubin import CubinError, read_resources, read_sass, write_cubin
+from verifier.profile.cubin import CubinError, disassemble, machine_code, read_resources, write_cubin
 from verifier.profile.job import profile_job
+from verifier.target import get_target
 from verifier.verdict import Diagnostic, Estimate, KernelReport, LaunchReport
 
 N = 1024
@@ -80,17 +81,33 @@ def test_without_a_base_there_is_no_base_time(traced: dict[str, Any], tmp_path: 
 
 def test_cubin_of_a_real_kernel(traced: dict[str, Any], tmp_path: Path) -> None:
     plan = traced["ModelNew"].plan
-    sha, image = next((s, k) for s, k in plan["kernels"].items() if k["name"] == "softmax_kernel")
-    path = write_cubin(traced["ModelNew"].blobs[f"{sha}.cubin"], tmp_path, "real")
+    image = next(k for k in plan["kernels"].values() if k["name"] == "softmax_kernel")
+    path = write_cubin(traced["ModelNew"].blobs[f"{image['cubin']}.cubin"], tmp_path, "real")
     resources = read_resources(path, image["name"])
     assert 8 <= resources.registers <= 255
     assert resources.stack == 0
-    sass = read_sass(path, image["name"])
+    code = machine_code(path.read_bytes(), image["name"])
+    (sass,) = disassemble([code], get_target("h200"), tmp_path)
     assert sass.instructions["sfu"] >= 1
     assert sass.tensor == {}
     assert sass.loops == ()
     with pytest.raises(CubinError, match="no kernel"):
         read_resources(path, "another")
+    with pytest.raises(CubinError, match="no code of a kernel 'another'"):
+        machine_code(path.read_bytes(), "another")
+
+
+def test_one_run_reads_many_kernels(traced: dict[str, Any], tmp_path: Path) -> None:
+    own = traced["ModelNew"]
+    images = own.plan["kernels"].values()
+    codes = [machine_code(own.blobs[f"{image['cubin']}.cubin"], image["name"]) for image in images]
+    together = disassemble(codes, get_target("h200"), tmp_path)
+    alone = [disassemble([code], get_target("h200"), tmp_path)[0] for code in codes]
+    assert [s.instructions for s in together] == [s.instructions for s in alone]
+    assert [[(x.depth, x.instructions) for x in s.loops] for s in together] == [
+        [(x.depth, x.instructions) for x in s.loops] for s in alone
+    ]
+    assert len(codes) == 3
 
 
 def test_truncated_cubin_is_a_typed_error(traced: dict[str, Any], tmp_path: Path) -> None:
@@ -98,7 +115,15 @@ def test_truncated_cubin_is_a_typed_error(traced: dict[str, Any], tmp_path: Path
     for keep in (64, 200, len(data) // 2):
         path = write_cubin(data[:keep], tmp_path, name)
         with pytest.raises(CubinError):
-            read_sass(path, "matmul_kernel")
+            read_resources(path, "matmul_kernel")
+        with pytest.raises(CubinError):
+            machine_code(data[:keep], "matmul_kernel")
+
+
+def test_code_that_is_none_is_a_typed_error(tmp_path: Path) -> None:
+    for code in (bytes(16), b"\xff" * 64, bytes(range(256))):
+        with pytest.raises(CubinError):
+            disassemble([code], get_target("h200"), tmp_path)
 
 
 def test_malformed_plans_and_unreadable_kernels(traced: dict[str, Any], tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from verifier.profile import library
 from verifier.profile.library import LibraryCall, TensorView
 from verifier.profile.roofline import L2, estimate_library
-from verifier.profile.target import get_target
+from verifier.target import get_target
 
 TARGET = get_target("sm_90a")
 

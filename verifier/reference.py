@@ -1,0 +1,236 @@
+"""The reference of a problem on one workload: inputs, weights and expected values for each draw, on any device.
+
+The expected value is the reference in float64, the yardstick the reference in the contract's precision, and what the
+reference cannot take or cannot tell apart is skipped by name. Runs the user's problem file, never a candidate.
+
+Precision: on a CPU the operands of products are rounded to the contract's class; on a GPU a TF32 contract is PyTorch's
+own TF32 instead.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from verifier import inputs, numerics
+from verifier.interpreter.precise import Float64, RoundedOperands
+from verifier.loader import materialize, user_errors
+from verifier.problem import Precision, Problem, Workload
+from verifier.specs import leaves
+
+
+class Skip(Exception):
+    """A distribution that the reference cannot take; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """One draw. `yardstick` is None where it would be `native`."""
+
+    name: str
+    inputs: list[Any]
+    native: Any
+    """PyTorch's result in its own precision and dtypes."""
+    expected: Any
+    """The same in float64."""
+    yardstick: Any
+    mutated: list[int]
+    """Numbers of the input tensors that the reference changes."""
+
+    def coarse(self) -> str:
+        """Why this draw cannot tell right from wrong, or an empty string. The task's own always counts."""
+        if self.name == "task":
+            return ""
+        pairs = zip(leaves(self.expected), leaves(self.ruler), strict=True)
+        return next(filter(None, (numerics.coarse(r, y) for r, y in pairs)), "")
+
+    @property
+    def ruler(self) -> Any:
+        """The result whose error is the yardstick."""
+        return self.native if self.yardstick is None else self.yardstick
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Integer inputs and weights on which the reference is exact in fp32."""
+
+    inputs: list[Any]
+    state: dict[str, Tensor]
+    expected: Tensor
+
+
+@dataclass
+class Reference:
+    """A problem's model, built once. Raises ProblemError where the problem file is at fault."""
+
+    problem: Problem
+    workload: Workload
+    seed: int
+    get_inputs: Any
+    init: list[Any]
+    model: nn.Module
+    device: torch.device
+    state: dict[str, Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.state = {k: v.detach() for k, v in self.model.state_dict().items() if isinstance(v, Tensor)}
+
+    @classmethod
+    def create(cls, problem: Problem, workload: Workload, seed: int, device: torch.device | str = "cpu") -> Reference:
+        """Executes the file and builds the model on the host, seeded before each constructor as KernelBench does."""
+        module = materialize(problem, workload)
+        init_seed = inputs.derive_seed(seed, workload.name, "init")
+        with user_errors(problem):
+            torch.manual_seed(init_seed)
+            init = list(module.get_init_inputs())
+            torch.manual_seed(init_seed)
+            model = module.Model(*init).to(device)
+        return cls(problem, workload, seed, module.get_inputs, init, model, torch.device(device))
+
+    @property
+    def init_seed(self) -> int:
+        """What every constructor is seeded with."""
+        return inputs.derive_seed(self.seed, self.workload.name, "init")
+
+    def inputs(self, name: str, *salt: str) -> list[Any]:
+        """The arguments of `forward` under distribution `name`, made anew; another `salt` gives other values."""
+        with user_errors(self.problem):
+            return inputs.draw(name, self.get_inputs, self._seed(name, *salt), self.device)
+
+    def _seed(self, name: str, *salt: str) -> int:
+        return inputs.derive_seed(self.seed, self.workload.name, "draw", name, *salt)
+
+    def draw(self, name: str, *salt: str, most_output_bytes: int | None = None) -> Expected:
+        """One draw with its expected values. Raises Skip, and TooLarge for outputs over `most_output_bytes`.
+
+        A draw may still be too coarse: see `Expected.coarse`.
+        """
+        values = self.inputs(name, *salt)
+        try:
+            return self._expect(name, values, self._seed(name, *salt), most_output_bytes)
+        except (Skip, TooLarge, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            if name == "task":
+                with user_errors(self.problem):
+                    raise
+            raise Skip(f"the reference raises {type(error).__name__}: {error}"[:300]) from None
+
+    def _expect(self, name: str, values: list[Any], seed: int, most: int | None) -> Expected:
+        expected = self._float64(values, self.state, seed)
+        if name != "task" and not inputs.finite(expected):
+            raise Skip("the float64 reference is not finite")
+        used, counted = copy.deepcopy(values), RoundedOperands(Precision.FP32)
+        with counted, tf32(False):
+            native = self._forward(self._model(self.state), used, seed)
+        if most is not None and (size := bytes_of(native)) > most:
+            raise TooLarge(f"the outputs take {size / 2**20:.1f} MiB")
+        changed = _changed(values, used)
+        del used
+        own = self.problem.precision
+        rounded = self._rounded(values, seed) if counted.products and own is not Precision.FP32 else None
+        return Expected(name, values, native, expected, rounded, changed)
+
+    def _rounded(self, values: list[Any], seed: int) -> Any:
+        """The result in the contract's precision."""
+        on_gpu = self.device.type == "cuda" and self.problem.precision is Precision.TF32
+        with tf32(on_gpu), nullcontext() if on_gpu else RoundedOperands(self.problem.precision):
+            return self._forward(self._model(self.state), copy.deepcopy(values), seed)
+
+    def stochastic(self) -> bool:
+        """Whether two runs on equal inputs differ by more than the order of summation explains."""
+        seed, values = self._seed("task"), self.inputs("task")
+        with user_errors(self.problem):
+            one, two = (self._forward(self._model(self.state), copy.deepcopy(values), seed + i) for i in (0, 1))
+        pairs = zip(leaves(one), leaves(two), strict=True)
+        return any(not torch.equal(a, b) and not _close(a, b, 1e-3) for a, b in pairs)
+
+    def probe(self) -> Probe | None:
+        """Integers on which the reference is exact in fp32, None where it is not."""
+        seed = inputs.derive_seed(self.seed, self.workload.name, "probe")
+        with user_errors(self.problem):
+            values = inputs.probe(inputs.own(self.get_inputs, seed, self.device), seed)
+        weights = inputs.probe_state(self.state, seed)
+        try:
+            exact = self._float64(values, weights, seed)
+            with tf32(False):
+                native = self._forward(self._model(weights), copy.deepcopy(values), seed)
+        except Exception:  # noqa: BLE001 - a probe that the reference cannot take is no probe
+            return None
+        if not (isinstance(native, Tensor) and native.dtype == torch.float32 and native.numel()):
+            return None
+        if not torch.equal(native.double(), exact) or not bool((exact != 0).any()):
+            return None
+        return Probe(values, weights, exact)
+
+    def _model(self, state: dict[str, Tensor]) -> nn.Module:
+        """A copy of the model with fresh buffers, so that what `forward` mutates does not leak into another
+        run.
+        """
+        model = copy.deepcopy(self.model)
+        model.load_state_dict(state, strict=False)
+        return model
+
+    def _forward(self, model: nn.Module, values: list[Any], seed: int) -> Any:
+        torch.manual_seed(seed)
+        return model(*values)
+
+    def _float64(self, values: list[Any], state: dict[str, Tensor], seed: int) -> Any:
+        wide = [_double(v) for v in values]
+        model = self._model(state).double()
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        try:
+            with Float64(), sdpa_kernel(SDPBackend.MATH):
+                return self._forward(model, wide, seed)
+        finally:
+            torch.set_default_dtype(default)
+
+
+class TooLarge(Exception):
+    """The outputs do not fit."""
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Whether products of fp32 may be TF32 on a GPU, while active."""
+    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [s.allow_tf32 for s in switches]
+    for switch in switches:
+        switch.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value
+
+
+def bytes_of(values: Any) -> int:
+    """Bytes of the tensors in a nested value."""
+    return sum(t.numel() * t.element_size() for t in leaves(values))
+
+
+def _double(value: Any) -> Any:
+    """A copy in float64; integers keep their dtype."""
+    if isinstance(value, Tensor):
+        return value.to(torch.float64 if value.dtype.is_floating_point else value.dtype, copy=True)
+    if isinstance(value, list | tuple):
+        return type(value)(_double(v) for v in value)
+    return {k: _double(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def _changed(before: list[Any], after: list[Any]) -> list[int]:
+    """Numbers of the input tensors that a run changed."""
+    pairs = enumerate(zip(leaves(before), leaves(after), strict=True))
+    return [i for i, (a, b) in pairs if not torch.equal(a, b) and not _close(a, b, 0.0)]
+
+
+def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    return torch.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
