@@ -1,4 +1,4 @@
-"""The corpus test's own tool, on an invented problem and invented answers."""
+"""The corpus test without a GPU, on an invented problem and invented answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import fidelity
+from experiments.fidelity import table, trace
+from experiments.fidelity.__main__ import main
+from experiments.fidelity.answers import find_answers
 
 PROBLEM = """\
 import torch
@@ -59,18 +61,18 @@ def answers(tmp_path: Path) -> Path:
     return folder
 
 
-def row(sample: int, **more: object) -> fidelity.Row:
+def row(sample: int, **more: object) -> trace.Row:
     file = f"level_1_problem_7_sample_{sample}_kernel.py"
     known = {"folder": "some-model", "file": file, "problem": "kernelbench:level1/7", "seconds": sample}
-    return fidelity.Row.model_validate({**known, "status": "ok", "kind": "traced", **more})
+    return trace.Row.model_validate({**known, "status": "ok", "kind": "traced", **more})
 
 
 def test_each_answer_gets_a_row_with_its_reason(
     checkout: Path, answers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "results.json"
-    assert fidelity.main([str(answers), "--kernelbench", str(checkout), "--out", str(out)]) == 0
-    good, typo, reads, decoy = fidelity.read_rows(out)
+    assert main([str(answers), "--kernelbench", str(checkout), "--out", str(out)]) == 0
+    good, typo, reads, decoy = trace.read_rows(out)
     assert (good.kind, good.status, good.launches, good.library_steps) == ("traced", "ok", 1, 0)
     assert (typo.kind, typo.status, typo.line) == ("candidate", "compile_error", 5)
     assert "absolute" in typo.message
@@ -84,9 +86,9 @@ def test_rows_that_are_there_are_not_traced_again(checkout: Path, answers: Path,
     out = tmp_path / "results.json"
     other = row(0, folder="another-model")
     kept = [row(sample, message="kept") for sample in ANSWERS]
-    fidelity.write_rows(out, [other, *kept])
-    assert fidelity.run([answers], checkout, out) == kept
-    assert fidelity.read_rows(out) == [other, *kept]
+    trace.write_rows(out, [other, *kept])
+    assert trace.run([answers], checkout, out) == kept
+    assert trace.read_rows(out) == [other, *kept]
 
 
 @pytest.mark.parametrize(
@@ -100,26 +102,26 @@ def test_rows_that_are_there_are_not_traced_again(checkout: Path, answers: Path,
     ],
 )
 def test_a_refusal_is_somebodys(status: str, line: int | None, message: str, kind: str) -> None:
-    assert fidelity.kind_of(status, {"line": line, "message": message}) == kind
+    assert trace.kind_of(status, {"line": line, "message": message}) == kind
 
 
 def test_a_folder_without_answers_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "kernel.py").write_text("")
     chosen = [str(tmp_path), "--kernelbench", str(tmp_path), "--out", str(tmp_path / "out.json")]
-    assert fidelity.main(chosen) == 2
+    assert main(chosen) == 2
     assert "level_2_problem_12_sample_0_kernel.py" in capsys.readouterr().err
 
 
 def test_answers_come_by_level_problem_and_sample(tmp_path: Path) -> None:
     for name in ("level_2_problem_1", "level_1_problem_10_sample_0_kernel", "level_1_problem_9_sample_2_kernel"):
         (tmp_path / f"{name}.py").write_text("")
-    found = [a.problem for a in fidelity.find_answers(tmp_path)]
+    found = [a.problem for a in find_answers(tmp_path)]
     assert found == ["kernelbench:level1/9", "kernelbench:level1/10", "kernelbench:level2/1"]
 
 
 def test_the_table_counts_and_takes_quantiles() -> None:
     rows = [row(n) for n in range(10)] + [row(10, status="timeout", kind="ours", code="timeout")]
-    cells = [list(column.cells) for column in fidelity.table(rows).columns]
+    cells = [list(column.cells) for column in table.trace_table(rows).columns]
     assert list(zip(*cells, strict=True)) == [
         ("some-model", "all", "", "11", "5.00", "9.00"),
         ("", "traced: ok", "", "10", "4.50", "8.00"),

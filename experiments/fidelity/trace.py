@@ -1,33 +1,25 @@
-"""Can the trace follow what models really write? Traces folders of answers and says why each refusal happened.
+"""The half without a GPU: traces each answer as the judge does and says whose fault a refusal is.
 
-    python -m experiments.fidelity FOLDER... --kernelbench KernelBench --out results.json
-
-A folder holds answers of one model, named as KernelBench names them (`level_2_problem_12_sample_0_kernel.py`),
-each defining `ModelNew`. They are the user's own; nothing is shipped. Each answer is traced as the judge traces
-it, its plan is read strictly and audited, and its row goes to `--out` at once: a run that was stopped goes on
+Its plan is read strictly and audited, and its row goes to the results file at once: a run that was stopped goes on
 where it was. Nothing runs on a GPU, so a row says what the trace found, not whether that is true.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
-import statistics
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
-from rich.console import Console
-from rich.table import Table
 
+from experiments.fidelity.answers import Answer, find_answers
 from experiments.kernelbench import load_kernelbench
-from verifier.errors import ProblemError, UsageError, WarpsmithError
+from verifier.errors import ProblemError
 from verifier.judge import COMPILE_PRELOAD, INSPECT_JOB, TRACE, TRACE_JOB
 from verifier.loader import read_inspection
 from verifier.plan.audit import audit, library_steps
@@ -38,21 +30,11 @@ from verifier.verdict import Record
 
 Kind = Literal["traced", "candidate", "untraceable", "ours"]
 
-_NAME = re.compile(r"level_?(\d+)_problem_(\d+)(?:_sample_(\d+))?.*\.py")
 _OURS = re.compile(
     r"(?i:fake (?:CUDA )?tensor|FakeTensorMode|meta tensor|not compiled with CUDA|Could not run 'aten::|"
     r"NVIDIA driver|libcuda|verifier[./]|torch_dispatch__|not implemented for 'cuda')"
 )
 """Words of the fake device in an exception: the candidate may be right and the disguise wrong."""
-
-
-class Answer(Record):
-    """One file of a folder."""
-
-    path: Path
-    folder: str
-    problem: str
-    """For example `kernelbench:level2/12`."""
 
 
 class Row(Record):
@@ -79,18 +61,6 @@ class Row(Record):
 Inspect = Callable[[Problem], Mapping[str, Any]]
 
 
-def find_answers(folder: Path) -> Iterator[Answer]:
-    """Answers of a folder by level, problem and sample. Raises UsageError when there are none."""
-    found = [(match, path) for path in folder.glob("*.py") if (match := _NAME.fullmatch(path.name))]
-    if not found:
-        raise UsageError(
-            f"{folder} holds no answers",
-            next_step="name them like level_2_problem_12_sample_0_kernel.py, one folder per model",
-        )
-    for match, path in sorted(found, key=lambda f: [int(n or 0) for n in f[0].groups()]):
-        yield Answer(path=path, folder=folder.name, problem=f"kernelbench:level{match[1]}/{match[2]}")
-
-
 def _row(zygote: Zygote, inspect: Inspect, answer: Answer, problem: Problem) -> Row:
     """Traces one answer. A problem that cannot be inspected here, for want of a module perhaps, is ours."""
     try:
@@ -106,13 +76,19 @@ def _where(answer: Answer) -> dict[str, str]:
 
 def examine(zygote: Zygote, answer: Answer, problem: Problem, workload: Mapping[str, Any]) -> Row:
     """Traces one answer. `workload` is what `inspect_job` said of the problem's arguments."""
+    return trace(zygote, answer, problem, workload)[0]
+
+
+def trace(zygote: Zygote, answer: Answer, problem: Problem, workload: Mapping[str, Any]) -> tuple[Row, JobResult]:
+    """`examine` with the job itself, whose plan and blobs are worth a look when the row is traced."""
     source = answer.path.read_text(encoding="utf-8", errors="replace")
     payload = {
         "source": source, "filename": "candidate.py", "class": "ModelNew", "target": "sm_90a",
         "workloads": [{"name": problem.workloads[0].name, **workload}],
     }  # fmt: skip
     job = zygote.run(TRACE_JOB, payload, limits=TRACE)
-    return Row.model_validate({**_where(answer), "seconds": job.seconds, **_judged(job, problem, source)})
+    row = Row.model_validate({**_where(answer), "seconds": job.seconds, **_judged(job, problem, source)})
+    return row, job
 
 
 def _judged(job: JobResult, problem: Problem, source: str) -> dict[str, Any]:
@@ -125,7 +101,7 @@ def _judged(job: JobResult, problem: Problem, source: str) -> dict[str, Any]:
         return {"status": status, "kind": kind_of(status, first), **_first(first)}
     try:
         plan = read_plan(job.value["plan"], job.blobs)
-        findings = audit(plan, problem, source)
+        findings = audit(plan, problem, source, job.blobs)
     except (PlanError, ValidationError) as wrong:
         return {"status": "malformed", "kind": "ours", "code": "malformed-plan", "message": str(wrong)[:500]}
     objection = next((f for f in findings if f.severity == "error"), None)
@@ -200,44 +176,3 @@ def write_rows(out: Path, rows: Iterable[Row]) -> None:
     part = out.with_suffix(".part")
     part.write_text(json.dumps(value, indent=1))
     os.replace(part, out)
-
-
-def table(rows: Sequence[Row]) -> Table:
-    """Answers and trace seconds per folder, and in it per kind, status and code, the most frequent first."""
-    made = Table("folder", "outcome", "code", "answers", "median s", "p90 s")
-    for folder in dict.fromkeys(row.folder for row in rows):
-        mine = [row for row in rows if row.folder == folder]
-        made.add_row(folder, "all", "", *_times(mine))
-        for (kind, status, code), _ in Counter((r.kind, r.status, r.code) for r in mine).most_common():
-            same = [r for r in mine if (r.kind, r.status, r.code) == (kind, status, code)]
-            made.add_row("", f"{kind}: {status}", code, *_times(same))
-    return made
-
-
-def _times(rows: Sequence[Row]) -> tuple[str, str, str]:
-    """Count, median and 90th percentile (nearest rank) of the seconds."""
-    ordered = sorted(row.seconds for row in rows)
-    p90 = ordered[-(-9 * len(ordered) // 10) - 1]
-    return str(len(ordered)), f"{statistics.median(ordered):.2f}", f"{p90:.2f}"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
-    about = (__doc__ or "").splitlines()[0]
-    parser = argparse.ArgumentParser(prog="python -m experiments.fidelity", description=about)
-    add = parser.add_argument
-    add("folders", nargs="+", type=Path, metavar="FOLDER", help="a folder of answers")
-    add("--kernelbench", type=Path, required=True, metavar="PATH", help="your checkout of KernelBench")
-    add("--out", type=Path, required=True, metavar="FILE", help="results as JSON; rows in it are kept")
-    chosen = parser.parse_args(arguments)
-    try:
-        rows = run(chosen.folders, chosen.kernelbench, chosen.out)
-    except WarpsmithError as error:
-        print(f"error: {error}\n{error.next_step}".rstrip(), file=sys.stderr)
-        return error.exit_code
-    Console().print(table(rows))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
