@@ -60,6 +60,8 @@ class Manifest(Record):
     max_repairs: int = Field(default=1, ge=0)
     sampling: Sampling = Sampling()
     target: TargetFacts
+    measured: bool = False
+    """Candidates are judged and timed on GPUs; otherwise by the interpreter, with estimated times."""
     versions: dict[str, str] = Field(default_factory=dict)
     """Package to version; `triton` is shown to the model."""
     prompts: str

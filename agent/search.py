@@ -35,6 +35,7 @@ from agent.turns import open_turn
 from strategies.base import Outcome
 from tools.metering import BudgetExhausted, Charge
 from tools.models import charging
+from verifier.bench import VISIT_SECONDS
 from verifier.candidate import Candidate
 from verifier.errors import InfrastructureError, StorageError, WarpsmithError
 
@@ -138,6 +139,7 @@ class _Search:
         while self.queue and self.free() > 0:
             attempt = self.queue[0]
             try:
+                self.hold_gpu(attempt)
                 if attempt.id != INIT and len(attempt.turns) <= 1 and not attempt.judged:
                     open_turn(self.session.context, attempt, 1)
             except BudgetExhausted as error:
@@ -145,6 +147,17 @@ class _Search:
                 return
             self.queue.popleft()
             self.running[asyncio.create_task(self.attempt(attempt), name=attempt.id)] = attempt
+
+    def hold_gpu(self, attempt: Attempt) -> None:
+        """Reserves the GPU seconds of all verdicts that the attempt may ask for. Raises BudgetExhausted."""
+        if self.gpu_bound:
+            self.session.ledger.reserve(_gpu_key(attempt), Charge(gpu_seconds=self.gpu_bound))
+
+    @property
+    def gpu_bound(self) -> float:
+        """GPU seconds that one attempt can cost; 0 where nothing is measured."""
+        measured = self.session.deps.fleet.gpus > 0
+        return VISIT_SECONDS * (self.session.folder.manifest.max_repairs + 1) if measured else 0.0
 
     def affordable(self) -> int:
         """How many smallest calls fit beside what is spent and reserved, at most the free slots."""
@@ -154,7 +167,12 @@ class _Search:
         one = charging.actual(deps.model.profile, usage)
         axis: str | None = None
         for n in range(self.free(), 0, -1):
-            many = Charge(calls=n, usage=usage.model_copy(update={"output": n * output}), dollars=n * one.dollars)
+            many = Charge(
+                calls=n,
+                usage=usage.model_copy(update={"output": n * output}),
+                dollars=n * one.dollars,
+                gpu_seconds=n * self.gpu_bound,
+            )
             axis = self.session.ledger.short_axis(many)
             if axis is None:
                 return n
@@ -232,6 +250,9 @@ class _Search:
 
     def conclude(self, attempt: Attempt, note: str) -> None:
         """Records the outcome, then shows it to the strategy."""
+        if self.gpu_bound:
+            spent = Charge(gpu_seconds=self.session.context.judge.gpu_seconds(attempt.id))
+            self.session.ledger.settle(_gpu_key(attempt), spent)
         self.session.record(outcome_event(attempt, note))
         outcome = self.history.archive[-1]
         self.session.deps.strategy.observe(outcome)
@@ -323,6 +344,10 @@ class _Search:
             source = self.session.folder.blobs.text(given)
             self.session.record({"t": "init", "source": given, "candidate": Candidate(source=source).id})
             self.queue.appendleft(self.history.attempts[INIT])
+
+
+def _gpu_key(attempt: Attempt) -> str:
+    return f"{attempt.id}/gpu"
 
 
 def _agrees(values: dict[str, Any], attempt: Attempt) -> bool:

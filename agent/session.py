@@ -32,7 +32,6 @@ from tools.metering import BudgetExhausted
 from tools.models.base import Model
 from tools.models.gateway import Gateway
 from tools.models.store import CompletionStore
-from verifier.bench import Bench
 from verifier.verdict import Verdict
 
 OnEvent = Callable[[Mapping[str, Any]], None]
@@ -50,8 +49,8 @@ class Deps:
     strategy: Strategy
     """Fresh: its state is restored by replaying."""
     model: Model
-    bench: Bench
     fleet: Fleet
+    """Its CPU workers hold the `Bench` of the run's problem."""
     models: Mapping[str, Model] = field(default_factory=dict)
     """Further models, by the name that a proposal may give."""
     prompts: Prompts = field(default_factory=Prompts)
@@ -124,7 +123,7 @@ async def open_session(folder: RunFolder, deps: Deps, on_event: OnEvent) -> Asyn
                 folder=folder,
                 history=history,
                 ledger=ledger,
-                judge=Judge(deps.bench, deps.fleet, history),
+                judge=Judge(deps.fleet, history),
                 prompts=deps.prompts,
                 gateways={name: Gateway(m, ledger, store) for name, m in {"": deps.model, **deps.models}.items()},
                 record=_recorder(journal, history, clock, on_event),
@@ -141,7 +140,7 @@ async def open_session(folder: RunFolder, deps: Deps, on_event: OnEvent) -> Asyn
                 build(checkpointer),
                 store,
             )
-            session.record({"t": "begin", "versions": folder.manifest.versions})
+            session.record({"t": "begin", "versions": folder.manifest.versions, "fleet": deps.fleet.name})
             session.reconcile()
             yield session
 

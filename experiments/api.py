@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import os
 import platform
+import secrets
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,13 @@ from tools.models import make_model
 from tools.models.base import Prices, Sampling
 from verifier.candidate import Candidate
 from verifier.errors import UsageError
+from verifier.gpu.bench import GpuBench
+from verifier.gpu.found import chosen_gpus
 from verifier.interpreter.gate import Zygotes
 from verifier.judge import Judge, open_zygotes, versions
-from verifier.plan.target import TARGETS
 from verifier.problem import Problem
-from verifier.profile.target import Target, get_target
 from verifier.sandbox.zygote import isolation_gaps
+from verifier.target import Target, get_target
 from verifier.verdict import Record, Verdict
 
 AnyProblem = str | Path | Problem | Callable[..., Any]
@@ -58,21 +60,28 @@ def verify(
     inputs: Sequence[Any] | None = None,
     seed: int | None = None,
     kernelbench: Path | None = None,
-    target: str = "sm_90a",
+    target: str = "h200",
+    gpus: str = "auto",
     zygotes: Zygotes | None = None,
 ) -> Verdict:
     """Judges one candidate, given as a path or as source text. Raises UsageError, ProblemError or InfrastructureError.
 
-    `inputs` are example inputs when `problem` is a function. `seed` fixes the secret inputs. `zygotes` are warm
-    servers from `verifier.judge.open_zygotes`, for many calls in a row; without them each call starts its own.
+    `inputs` are example inputs when `problem` is a function. `seed` fixes the secret inputs. `gpus` is `auto`, `none`
+    or a list of which the first one measures. `zygotes` are warm servers from `verifier.judge.open_zygotes`, for many
+    calls in a row; without them each call starts its own.
     """
     known = as_problem(problem, inputs, kernelbench)
     source = _source(candidate)
-    _target(target)
+    get_target(target)
+    devices = chosen_gpus(gpus)
+    secret = secrets.randbits(62) if seed is None else seed
     with nullcontext(zygotes) if zygotes else open_zygotes() as servers:
-        judge = Judge(known, servers, target=target, seed=seed)
+        judge = Judge(known, servers, target=target, seed=secret, measured=bool(devices))
         judge.prepare()
-        return judge.judge(Candidate(source=source))
+        if not devices:
+            return judge.judge(Candidate(source=source))
+        with closing(GpuBench(known, secret, devices[0])) as device:
+            return judge.judge(Candidate(source=source), device.visit)
 
 
 def solve(
@@ -80,18 +89,22 @@ def solve(
     *,
     inputs: Sequence[Any] | None = None,
     workers: int | None = None,
+    fleet: str = "local",
+    gpus: str = "auto",
     quiet: bool = True,
     zygotes: Zygotes | None = None,
     **options: Any,
 ) -> Solution:
-    """Searches for a kernel. `options` are those of `prepare`: model, strategy, budget, seed and the rest.
+    """Searches for a kernel. `options` are those of `prepare`: model, strategy, budget, seed and the rest. `fleet` says
+    where it is judged: `local`, `ray`, `ray:auto` or `ray://HOST:PORT`; it decides no result. `gpus` (`auto`, `none` or
+    a list) decides whether times are measured.
 
     Raises UsageError, ProblemError, ModelError or InfrastructureError. Not for use inside a running event loop.
     """
     from experiments.session import run_search
 
-    folder = prepare(problem, inputs=inputs, **options)
-    summary = run_search(folder, workers=workers, quiet=quiet, zygotes=zygotes)
+    folder = prepare(problem, inputs=inputs, gpus=gpus, **options)
+    summary = run_search(folder, workers=workers, fleet=fleet, gpus=gpus, quiet=quiet, zygotes=zygotes)
     record = load_run(folder.path)
     turn = _last_judged(record, record.best) if record.best else None
     return Solution(
@@ -118,7 +131,8 @@ def prepare(
     out: Path | None = None,
     overwrite: bool = False,
     kernelbench: Path | None = None,
-    target: str = "sm_90a",
+    target: str = "h200",
+    gpus: str = "auto",
 ) -> RunFolder:
     """Checks every choice and makes the run folder; nothing is spent. Raises UsageError before anything is written."""
     known = as_problem(problem, inputs, kernelbench)
@@ -126,7 +140,7 @@ def prepare(
         raise UsageError("--width is at least 1 and --max-repairs at least 0")
     make_strategy(strategy)
     caps = Budget.parse(budget)
-    chosen, caps = _target(target), Budget.parse(budget)
+    chosen, caps = get_target(target), Budget.parse(budget)
     path = out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{best_name(known.name)}"
     profile = make_model(model, folder=path, models_file=models_file).profile
     refuse_endless(caps, [profile.prices])
@@ -149,6 +163,7 @@ def prepare(
         max_repairs=max_repairs,
         sampling=Sampling(max_tokens=profile.max_tokens),
         target=_facts(chosen),
+        measured=bool(chosen_gpus(gpus)),
         versions=versions(),
         prompts=Prompts().digest,
         isolation=isolation_gaps(),
@@ -187,14 +202,6 @@ def _source(candidate: str | Path) -> str:
         raise UsageError(f"{candidate} cannot be read: {reason}", next_step="name a Python file") from None
 
 
-def _target(name: str) -> Target:
-    """A target that is known to the trace and the estimate alike. Raises UsageError."""
-    target = get_target(name)
-    if name not in TARGETS:
-        raise UsageError(f"target {name!r} cannot be traced yet", next_step=f"choose one of: {', '.join(TARGETS)}")
-    return target
-
-
 def _refuse_other_files(path: Path) -> None:
     """A run gets a folder of its own. Raises UsageError."""
     if path.exists() and not path.is_dir():
@@ -210,14 +217,16 @@ def _last_judged(record: RunRecord, attempt: str) -> Any:
 def _facts(target: Target) -> TargetFacts:
     """What a prompt says about the target."""
     facts = {
-        "device": target.device,
-        "multiprocessors": str(target.multiprocessors),
+        "device": target.device_name,
+        "architecture": target.arch,
+        "multiprocessors": str(target.sms),
         "shared memory per block": f"{target.shared_per_block} bytes",
         "shared memory per multiprocessor": f"{target.shared_per_sm} bytes",
-        "registers per multiprocessor": f"{target.registers} of 32 bits, at most {target.max_registers} per thread",
+        "registers per multiprocessor": f"{target.registers_per_sm}, at most {target.max_registers} per thread",
         "warps per multiprocessor": str(target.max_warps),
-        "threads per block": str(target.max_threads),
-        "grid limits": " x ".join(map(str, target.max_grid)),
+        "threads per block": str(target.threads_per_block),
+        "grid limits": " x ".join(map(str, target.grid_max)),
+        "blocks of a cluster": str(target.cluster_max) if target.cluster_max > 1 else "no clusters",
         "L2 cache": f"{target.l2_bytes >> 20} MiB",
         "memory bandwidth": f"{target.dram_rate / 1e12:.2f} TB/s",
         "dense bf16 rate": f"{target.tensor_rates['bf16'] / 1e12:.0f} TFLOP/s",

@@ -52,6 +52,7 @@ def print_verdict(verdict: Verdict) -> None:
     _checks(console, verdict)
     _kernels(console, verdict)
     _estimates(console, verdict)
+    _timings(console, verdict)
     if verdict.profile:
         _diagnostics(console, verdict.profile.diagnosis)
     for gap in verdict.isolation:
@@ -97,6 +98,26 @@ def _kernels(console: Console, verdict: Verdict) -> None:
         numbers = (k.registers, k.spill_bytes, k.shared_bytes, k.num_warps, k.num_stages)
         table.add_row(_plain(k.name), *map(str, numbers), f"{k.occupancy:.0%}", k.limiter)
     console.print(table)
+
+
+def _timings(console: Console, verdict: Verdict) -> None:
+    if not verdict.profile or not verdict.profile.timings:
+        return
+    table = Table("workload", "measured", "eager reference", "speed-up", "interval", "blocks", "decision", "flags")
+    for timing in verdict.profile.timings:
+        shown = timing.confirmed or timing.decided
+        ends = [None if end is None else math.exp(end) for end in (shown.lower, shown.upper)]
+        interval = "-" if None in ends else f"{ends[0]:.3f} to {ends[1]:.3f} ({shown.confidence:.0%})"
+        flags = " ".join((*shown.flags, *(() if all(timing.graphs) else ("by events",))))
+        times = (_microseconds(t) for t in (shown.candidate_seconds, shown.base_seconds))
+        table.add_row(
+            timing.workload, *times, speedup(shown.log_ratio), interval, str(shown.blocks), shown.decision, flags
+        )
+    console.print(table)
+
+
+def _microseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1e6:.1f} us"
 
 
 def _estimates(console: Console, verdict: Verdict) -> None:

@@ -1,15 +1,22 @@
 """The judge as the agent sees it: three calls, cheapest first, and the verdict that joins their reports.
 
 All calls block and are safe from several threads. A failing candidate is data: it sets `status`. What a call
-raises is an InfrastructureError, never the candidate's fault.
+raises is an InfrastructureError, never the candidate's fault. Benches made alike are alike: each may go on with a
+stage of another.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
+
+from pydantic import Field
 
 from verifier.candidate import Candidate
+from verifier.timing import WorkloadTiming
 from verifier.verdict import CompileReport, ProfileReport, Record, Status, TestReport, Verdict
+
+VISIT_SECONDS = 60.0
+"""The most that one visit to a GPU may take; what a search reserves for each."""
 
 
 class CompileStage(Record):
@@ -20,8 +27,12 @@ class CompileStage(Record):
     """None means go on to the test; otherwise the candidate's status is decided."""
     reason: str = ""
     """One sentence, set with `status`."""
-    handle: str
-    """Names what the bench keeps for `test` and `profile`; opaque, valid in this process only."""
+    seconds: dict[str, float] = Field(default_factory=dict)
+    """Step to its time."""
+    handle: Any = None
+    """What `test` and `profile` need of the candidate: opaque, pickled where it goes to another process. A fleet may
+    put a reference in its place.
+    """
 
 
 class TestStage(Record):
@@ -30,9 +41,18 @@ class TestStage(Record):
     __test__ = False
 
     report: TestReport
+    timings: tuple[WorkloadTiming, ...] = ()
+    """Of the same visit to the GPU."""
+    seconds: dict[str, float] = Field(default_factory=dict)
+    """Step to its time."""
     status: Status | None = None
     """None means go on to the profile; otherwise the candidate's status is decided."""
     reason: str = ""
+
+    @property
+    def undecided(self) -> bool:
+        """Whether a GPU has still to judge: it passed, or the interpreter could not run it."""
+        return self.report.basis == "interpreter" and self.status in (None, Status.UNTESTED)
 
 
 class Bench(Protocol):
@@ -57,5 +77,5 @@ class Bench(Protocol):
         test: TestStage | None,
         profile: ProfileReport | None,
     ) -> Verdict:
-        """Joins the reports of the stages that ran."""
+        """Joins the reports of the stages that ran. Needs no handle."""
         ...

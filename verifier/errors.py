@@ -13,6 +13,7 @@ A failing candidate raises none of these. It is data: a `Verdict` with a status 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Self
 
 
 class WarpsmithError(Exception):
@@ -23,6 +24,16 @@ class WarpsmithError(Exception):
     def __init__(self, message: str, *, next_step: str = "") -> None:
         super().__init__(message)
         self.next_step = next_step
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles the error as it is, whatever its constructor takes: it may come from another process."""
+        return type(self)._made, (self.args, self.__dict__)
+
+    @classmethod
+    def _made(cls, args: tuple[Any, ...], attributes: dict[str, Any]) -> Self:
+        error = cls.__new__(cls, *args)
+        error.__dict__.update(attributes)
+        return error
 
 
 class UsageError(WarpsmithError):

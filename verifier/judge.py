@@ -18,12 +18,12 @@ import platform
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 from verifier.bench import CompileStage, TestStage
 from verifier.candidate import Candidate
@@ -42,9 +42,11 @@ from verifier.plan.agreement import difference, read_calls, untested
 from verifier.plan.audit import audit, library_steps
 from verifier.plan.reader import PlanError, read_plan
 from verifier.plan.schema import Plan
+from verifier.plan.triton_versions import version_findings
 from verifier.problem import LibraryPolicy, Problem, Role, Workload
 from verifier.sandbox.limits import Limits
 from verifier.sandbox.zygote import JobResult, Zygote, isolation_gaps
+from verifier.target import get_target
 from verifier.verdict import (
     CompileReport,
     Diagnostic,
@@ -69,7 +71,7 @@ COMPILE_PRELOAD = (
     "verifier.profile.job",
 )
 
-TRACE = Limits(wall_seconds=120.0, cpu_seconds=240)
+TRACE = Limits(wall_seconds=300.0, cpu_seconds=240)
 PROFILE = Limits(wall_seconds=120.0, cpu_seconds=240)
 MAX_SOURCE_BYTES = 1 << 20
 _DEATHS = {"timeout": Status.TIMEOUT, "memory": Status.CRASH, "crash": Status.CRASH, "error": Status.CRASH}
@@ -118,15 +120,22 @@ _NO_INTERPRETER = TestReport(
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
-    """What `test` and `profile` need of a candidate that compiled."""
+class Kept:
+    """What the later stages need of a candidate that compiled."""
 
     source: str
     profiled: _Profiled
     cuda: bool
     """A kernel of CUDA C++ is among its kernels: Triton's interpreter cannot run it."""
     plan: Plan
+    plan_json: Mapping[str, Any]
+    """The plan as the tracing process wrote it; whoever replays it reads it again."""
     blobs: Mapping[str, bytes]
+    base: tuple[dict[str, Any], dict[str, bytes]] | None
+    """Plan and blobs of the reference, None where it cannot be traced."""
+
+
+Visit = Callable[[CompileStage, TestStage], TestStage]
 
 
 class Judge:
@@ -135,16 +144,26 @@ class Judge:
     `seed` decides the inputs of the interpreter and stays on this side of the sandbox; a random one unless given.
     """
 
-    def __init__(self, problem: Problem, zygotes: Zygotes, *, target: str = "sm_90a", seed: int | None = None) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        zygotes: Zygotes,
+        *,
+        target: str = "h200",
+        seed: int | None = None,
+        measured: bool = False,
+    ) -> None:
+        """`measured`: a GPU judges what passes here, so held-out workloads are traced too and the interpreter is only
+        a first gate: no second trace proves that it saw the plan's work.
+        """
         self.problem = problem
+        self._measured = measured
         self.target = target
         self._zygotes = zygotes
         self._seed = secrets.randbits(62) if seed is None else seed
         self._lock = threading.Lock()
         self._arguments: list[dict[str, Any]] | None = None
         self._base: tuple[dict[str, Any], dict[str, bytes]] | None = None
-        self._kept: dict[str, _Kept] = {}
-        self._seconds: dict[str, dict[str, float]] = {}
 
     def prepare(self) -> None:
         """Inspects and traces the reference once, before anything is spent. Raises ProblemError."""
@@ -155,58 +174,64 @@ class Judge:
                 run_reference(self.problem, self._zygotes, self._seed)
                 self._arguments = arguments
 
-    def judge(self, candidate: Candidate) -> Verdict:
-        """All stages of one candidate, one after the other."""
+    def judge(self, candidate: Candidate, visit: Visit | None = None) -> Verdict:
+        """All stages of one candidate, one after the other; `visit` is that of a `GpuBench`."""
         compiled = self.compile(candidate)
         test = self.test(compiled) if compiled.status is None else None
+        if visit is not None and test is not None and test.undecided:
+            test = visit(compiled, test)
         profile = self.profile(compiled, test) if test is not None and test.status is None else None
         return self.verdict(candidate, compiled, test, profile)
 
     def compile(self, candidate: Candidate) -> CompileStage:
         """Trace, audit and static profile. What the candidate does wrong is in the stage's status."""
-        clock = self._seconds[candidate.id] = {}
+        clock: dict[str, float] = {}
         with _timed(clock, "parse"):
             found = _parse(candidate.source)
         if found:
-            return self._refused(candidate, Status.UNPARSABLE, (found,))
+            return self._refused(clock, Status.UNPARSABLE, (found,))
         self.prepare()
         with _timed(clock, "trace"):
             job = self._trace(candidate.source, "candidate.py", "ModelNew", self._arguments or [])
         if job.outcome != "ok":
-            return self._refused(candidate, _DEATHS[job.outcome], (_death(job),))
+            return self._refused(clock, _DEATHS[job.outcome], (_death(job),))
         with _timed(clock, "audit"):
             status, findings, plan = self._audited(candidate, job)
         if plan is None:
-            return self._refused(candidate, status or Status.REJECTED, findings)
+            return self._refused(clock, status or Status.REJECTED, findings)
         if any(f.severity == "error" for f in findings):
-            return self._compiled(candidate, job, plan, findings, _Profiled((), (), (), ()))
+            return self._compiled(candidate, clock, job, plan, findings, _Profiled((), (), (), ()))
         with _timed(clock, "profile"):
             profiled = self._profile(job)
-        return self._compiled(candidate, job, plan, (*profiled.shortfalls, *findings), profiled)
+        return self._compiled(candidate, clock, job, plan, (*profiled.shortfalls, *findings), profiled)
 
     def test(self, stage: CompileStage) -> TestStage:
         """The interpreter gate."""
-        kept = self._kept[stage.handle]
+        kept: Kept = stage.handle
         report = _NO_INTERPRETER if kept.cuda else self._gate(kept)
+        seconds = {"interpret": report.seconds}
         if report.outcome == "passed":
-            return TestStage(report=report)
+            return TestStage(report=report, seconds=seconds)
         if report.outcome == "not_applicable":
             reason = f"it compiles, but no test applies here: {report.reason}"
-            return TestStage(report=report, status=Status.UNTESTED, reason=reason)
+            return TestStage(report=report, status=Status.UNTESTED, reason=reason, seconds=seconds)
         codes = {f.code: f.message for f in reversed(report.findings) if f.severity == "error"}
         code = next((code for code in _GATE_STATUS if code in codes), "")
         status = _GATE_STATUS.get(code, Status.WRONG)
-        return TestStage(report=report, status=status, reason=codes.get(code, report.reason))
+        return TestStage(report=report, status=status, reason=codes.get(code, report.reason), seconds=seconds)
 
-    def _gate(self, kept: _Kept) -> TestReport:
+    def _gate(self, kept: Kept) -> TestReport:
         def check(expected: Expected, calls: list[Any]) -> Diagnostic | None:
             return self._disagreement(kept, expected, calls)
 
         library = any(library_steps(program) for program in kept.plan.programs)
         spoil = library and self.problem.library is not LibraryPolicy.ALLOWED
-        return run_gate(self.problem, kept.source, self._zygotes, self._seed, check=check, spoil=spoil)
+        asked = None if self._measured else check
+        return run_gate(
+            self.problem, kept.source, self._zygotes, self._seed, check=asked, spoil=spoil, target=self.target
+        )
 
-    def _disagreement(self, kept: _Kept, expected: Expected, calls: list[Any]) -> Diagnostic | None:
+    def _disagreement(self, kept: Kept, expected: Expected, calls: list[Any]) -> Diagnostic | None:
         """Traces the workload that was tested and compares; a warning where nothing can be compared."""
         value = expected.value
         workload = {
@@ -231,9 +256,9 @@ class Judge:
         return None
 
     def profile(self, stage: CompileStage, test: TestStage) -> ProfileReport:
-        """The analytic estimate and its diagnosis; no clock ran."""
-        profiled = self._kept[stage.handle].profiled
-        return ProfileReport(estimates=profiled.estimates, diagnosis=profiled.diagnosis)
+        """The analytic estimate and its diagnosis, and the times of the visit to a GPU where there was one."""
+        profiled: _Profiled = stage.handle.profiled
+        return ProfileReport(estimates=profiled.estimates, timings=test.timings, diagnosis=profiled.diagnosis)
 
     def verdict(
         self,
@@ -243,11 +268,8 @@ class Judge:
         profile: ProfileReport | None,
     ) -> Verdict:
         """Joins the stages that ran."""
-        with self._lock:
-            self._kept.pop(compile.handle, None)
-            seconds = self._seconds.pop(candidate.id, {})
         status, stage, reason = _decision(compile, test)
-        score = self._score(profile) if status is Status.CORRECT else None
+        score, kind = self._score(profile) if profile and status is Status.CORRECT else (None, None)
         findings = compile.report.findings if test is None else test.report.findings
         return Verdict(
             candidate=candidate.id,
@@ -257,18 +279,23 @@ class Judge:
             reason=reason,
             basis="none" if test is None or test.report.outcome == "not_applicable" else test.report.basis,
             score=score,
-            score_kind=None if score is None else "estimate",
+            score_kind=kind,
             diagnostics=findings,
             compile=compile.report,
             test=None if test is None else test.report,
             profile=profile,
             isolation=isolation_gaps(),
             versions=versions(),
-            seconds=seconds | ({} if test is None else {"interpret": test.report.seconds}),
+            seconds=compile.seconds | ({} if test is None else test.seconds),
         )
 
     def _workloads(self) -> tuple[Workload, ...]:
-        """Those that are traced and estimated: the timed ones, else all that are not held out."""
+        """Those that are traced: the timed ones, and those held out where a GPU judges."""
+        more = self.problem.having(Role.HELD_OUT) if self._measured else ()
+        return tuple({w.name: w for w in (*self._timed(), *more)}.values())
+
+    def _timed(self) -> tuple[Workload, ...]:
+        """Those that make the score: the timed ones, else all that are not held out."""
         shown = tuple(w for w in self.problem.workloads if Role.HELD_OUT not in w.roles)
         return self.problem.having(Role.TIMED) or shown or self.problem.workloads
 
@@ -329,6 +356,9 @@ class Judge:
         """Status (None for go on), findings and the checked plan (None where there is none)."""
         try:
             status, found, plan = _read_trace(job)
+            if plan is not None and plan.target != get_target(self.target).arch:
+                raise PlanError(f"the plan is for {plan.target}, not for {self.target}")
+            found = (*found, *version_findings(candidate.source, version("triton")))
             if plan is None:
                 return status, found, None
             return None, tuple(dict.fromkeys((*found, *audit(plan, self.problem, candidate.source, job.blobs)))), plan
@@ -339,6 +369,7 @@ class Judge:
     def _compiled(
         self,
         candidate: Candidate,
+        clock: dict[str, float],
         job: JobResult,
         plan: Plan,
         findings: tuple[Diagnostic, ...],
@@ -353,31 +384,37 @@ class Judge:
             launches=profiled.launches,
             library_steps=library_steps(plan.programs[0]),
             findings=findings,
-            seconds=sum(self._seconds[candidate.id].values()),
+            seconds=sum(clock.values()),
         )
         errors = [f for f in findings if f.severity == "error"]
         if errors:
-            return CompileStage(report=report, status=Status.REJECTED, reason=errors[0].message, handle=candidate.id)
+            return CompileStage(report=report, status=Status.REJECTED, reason=errors[0].message, seconds=clock)
         cuda = any(kernel.language == "cuda" for kernel in plan.kernels.values())
-        with self._lock:
-            self._kept[candidate.id] = _Kept(candidate.source, profiled, cuda, plan, job.blobs)
-        return CompileStage(report=report, handle=candidate.id)
+        kept = Kept(candidate.source, profiled, cuda, plan, job.value["plan"], job.blobs, self._base)
+        return CompileStage(report=report, seconds=clock, handle=kept)
 
-    def _score(self, profile: ProfileReport | None) -> float | None:
-        """Weighted mean over the workloads of log(base estimate / estimate); None where the base has no estimate."""
-        estimates = {e.workload: e for e in (profile.estimates if profile else ())}
-        found = [(w.weight, estimates[w.name]) for w in self._workloads() if w.name in estimates]
-        if not found or any(e.base_seconds <= 0 or e.seconds <= 0 for _, e in found):
-            return None
-        total = sum(weight for weight, _ in found)
-        return sum(weight * math.log(e.base_seconds / e.seconds) for weight, e in found) / total
+    def _score(self, profile: ProfileReport) -> tuple[float | None, Literal["measured", "estimate"] | None]:
+        """Weighted mean over the workloads of log(base time / time), and whether the times were measured or estimated;
+        None where one of them is missing.
+        """
+        if self._measured:
+            ratios = {t.workload: (t.confirmed or t.decided).log_ratio for t in profile.timings}
+        else:
+            known = [e for e in profile.estimates if e.base_seconds > 0 and e.seconds > 0]
+            ratios = {e.workload: math.log(e.base_seconds / e.seconds) for e in known}
+        found = [(w.weight, ratios.get(w.name)) for w in self._timed()]
+        if any(ratio is None for _, ratio in found):
+            return None, None
+        score = sum(weight * ratio for weight, ratio in found if ratio is not None) / sum(w for w, _ in found)
+        return score, "measured" if self._measured else "estimate"
 
-    def _refused(self, candidate: Candidate, status: Status, found: tuple[Diagnostic, ...]) -> CompileStage:
-        seconds = sum(self._seconds[candidate.id].values())
-        report = CompileReport(target=self.target, triton=version("triton"), findings=found, seconds=seconds)
+    def _refused(self, clock: dict[str, float], status: Status, found: tuple[Diagnostic, ...]) -> CompileStage:
+        report = CompileReport(
+            target=self.target, triton=version("triton"), findings=found, seconds=sum(clock.values())
+        )
         first = next((f for f in found if f.severity == "error"), None)
         reason = first.message if first else str(status)
-        return CompileStage(report=report, status=status, reason=reason, handle=candidate.id)
+        return CompileStage(report=report, status=status, reason=reason, seconds=clock)
 
 
 @contextmanager
@@ -455,11 +492,9 @@ def _decision(compile: CompileStage, test: TestStage | None) -> tuple[Status, St
         return compile.status, stage, compile.reason
     if test is None:
         return Status.UNTESTED, Stage.COMPILE, "it compiles and was not tested"
+    gpu = test.report.basis == "gpu"
     if test.status is not None:
-        return test.status, Stage.INTERPRET, test.reason
-    checks = len(test.report.checks)
-    return (
-        Status.CORRECT,
-        Stage.INTERPRET,
-        f"{checks} checks on {', '.join(test.report.workloads)} passed in the interpreter",
-    )
+        return test.status, Stage.CORRECTNESS if gpu else Stage.INTERPRET, test.reason
+    where = "on the GPU" if gpu else "in the interpreter"
+    reason = f"{len(test.report.checks)} checks on {', '.join(test.report.workloads)} passed {where}"
+    return Status.CORRECT, (Stage.TIMING if test.timings else Stage.CORRECTNESS) if gpu else Stage.INTERPRET, reason

@@ -10,6 +10,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from verifier.timing import WorkloadTiming
+
 
 class Record(BaseModel):
     """Base of all records: frozen, strict about unknown fields."""
@@ -119,7 +121,7 @@ class CompileReport(Record):
     """What the trace and the audit found. `plan` names a blob that holds the plan, None when there is none."""
 
     target: str
-    """For example `sm_90a`."""
+    """The target as it was asked for, for example `h200`."""
     triton: str
     """Version of Triton that compiled the candidate."""
     plan: str | None = None
@@ -203,7 +205,14 @@ class LaunchEstimate(Record):
     bound: str
     """What bounds it: memory, l2, tensor, fp32, sfu, issue, latency, spill or launch."""
     bytes: int
+    """Distinct bytes through DRAM: the least that this step must move."""
     flops: int
+    requested: int = 0
+    """Bytes that the kernel's text asks for, repeats counted; 0 where nobody counted."""
+    dots: dict[str, int] = Field(default_factory=dict)
+    """FLOP of matrix products by the class of their operands; the rest of `flops` runs on the lanes."""
+    cubin: str | None = None
+    """Of a custom kernel: the alternative that the estimate is about."""
 
 
 class Estimate(Record):
@@ -216,10 +225,77 @@ class Estimate(Record):
     launches: tuple[LaunchEstimate, ...] = ()
 
 
+class Ceilings(Record):
+    """Measured peaks of one device; rates per second."""
+
+    device: str
+    uuid: str
+    driver: str
+    copy_rate: float = Field(gt=0)
+    """Bytes read and written by a copy."""
+    flops: dict[str, float]
+    """FLOP by operand class: bf16, fp16, tf32, fp32, and fp8 where the device has it."""
+
+
+class StepTimes(Record):
+    """Device time of each step of forward on one workload, as the runner's events say. They hold a start and a drain
+    each, so their sum is above the time of the whole."""
+
+    workload: str
+    seconds: tuple[float, ...]
+    """By position in forward; medians."""
+    launch_seconds: float = Field(ge=0)
+    """An all but empty kernel in the same run."""
+
+
+class MeasuredStep(Record):
+    """One step of forward. Rates are over the time without the start of a kernel."""
+
+    position: int
+    name: str
+    line: int | None
+    custom: bool
+    """A kernel of the candidate; otherwise a library step."""
+    seconds: float
+    share: float = Field(ge=0, le=1)
+    """Of the sum of all steps."""
+    bytes_rate: float
+    """The estimate's distinct bytes per second: low where bytes are read again and again."""
+    flops_rate: float
+    memory_share: float
+    """Of the measured copy rate. Over 1 where caches serve what the estimate takes from memory."""
+    compute_share: float
+    """Of the measured rates of its arithmetic."""
+
+
+class MeasuredWorkload(Record):
+    """Where the time of one workload goes."""
+
+    workload: str
+    seconds: float
+    """All steps."""
+    launch_seconds: float
+    gap_share: float = Field(ge=0, le=1)
+    """Share of `seconds` that starting and draining kernels takes."""
+    steps: tuple[MeasuredStep, ...]
+    """The longest ones, in the order in which they run."""
+
+
+class MeasuredProfile(Record):
+    """Times by step against what the device reaches at best."""
+
+    ceilings: Ceilings
+    workloads: tuple[MeasuredWorkload, ...]
+
+
 class ProfileReport(Record):
     """What is known about speed. Without a GPU: `estimates` only."""
 
     estimates: tuple[Estimate, ...] = ()
+    timings: tuple[WorkloadTiming, ...] = ()
+    """Measured on a GPU, in pairs with the base."""
+    measured: MeasuredProfile | None = None
+    """Measured on a GPU, step by step."""
     diagnosis: tuple[Diagnostic, ...] = ()
     """Ranked, the most costly cause first."""
 

@@ -14,6 +14,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--answers", type=Path, metavar="FILE", help="batch results, OpenAI batch output format")
     flags.searching(parser)
+    flags.gpus(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -21,4 +22,6 @@ def run(args: argparse.Namespace) -> int:
     from experiments.session import run_session
 
     folder = open_run(args.run)
-    return run_session(folder, answers=args.answers, workers=args.workers, quiet=args.quiet)
+    return run_session(
+        folder, answers=args.answers, workers=args.workers, fleet=args.fleet, gpus=args.gpus, quiet=args.quiet
+    )

@@ -46,5 +46,6 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         kernelbench=args.kernelbench,
         target=args.target,
+        gpus=args.gpus,
     )
-    return run_session(folder, workers=args.workers, quiet=args.quiet)
+    return run_session(folder, workers=args.workers, fleet=args.fleet, gpus=args.gpus, quiet=args.quiet)

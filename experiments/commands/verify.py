@@ -24,7 +24,14 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from experiments.api import verify
 
-    verdict = verify(args.problem, args.file, seed=args.seed, kernelbench=args.kernelbench, target=args.target)
+    verdict = verify(
+        args.problem,
+        args.file,
+        seed=args.seed,
+        kernelbench=args.kernelbench,
+        target=args.target,
+        gpus=args.gpus,
+    )
     if args.json:
         print(verdict.model_dump_json(indent=2))
     else:

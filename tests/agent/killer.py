@@ -35,8 +35,8 @@ def run(path: Path) -> None:
 
     async def session() -> None:
         model = ScriptedModel(delay=lambda request: 0.01, log=path / "asked.log")
-        with LocalFleet(2) as fleet:
-            deps = Deps(Wander(ATTEMPTS), model, ScriptedBench(), fleet, prompts=PROMPTS)
+        with LocalFleet(ScriptedBench(), 2) as fleet:
+            deps = Deps(Wander(ATTEMPTS), model, fleet, prompts=PROMPTS)
             await search(RunFolder.open(path), deps)
 
     asyncio.run(session())

@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[2]
 
 async def finished(path: Path) -> RunFolder:
     folder = make_run(path)
-    with LocalFleet(2) as fleet:
-        await search(folder, Deps(Wander(4), ScriptedModel(), ScriptedBench(), fleet))
+    with LocalFleet(ScriptedBench(), 2) as fleet:
+        await search(folder, Deps(Wander(4), ScriptedModel(), fleet))
     return folder
 
 

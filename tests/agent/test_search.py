@@ -46,8 +46,8 @@ async def go(
     on_event: Callable[[Any], None] = lambda event: None,
     stop: Stop | None = None,
 ) -> Summary:
-    with LocalFleet(workers) as fleet:
-        deps = Deps(strategy or Wander(), model or ScriptedModel(), bench or ScriptedBench(), fleet)
+    with LocalFleet(bench or ScriptedBench(), workers) as fleet:
+        deps = Deps(strategy or Wander(), model or ScriptedModel(), fleet)
         return await search(folder, deps, on_event, stop=stop)
 
 
@@ -401,9 +401,9 @@ async def test_the_batch_model_waits_and_is_answered_by_hand(tmp_path: Path) -> 
     folder = make_run(tmp_path / "run", width=2)
 
     async def session() -> Summary:
-        with LocalFleet(1) as fleet:
+        with LocalFleet(ScriptedBench(), 1) as fleet:
             batch = Batch(ModelProfile(name="by-hand", model="hand", max_tokens=1000), folder.path)
-            return await search(folder, Deps(Drafts(2), batch, ScriptedBench(), fleet))
+            return await search(folder, Deps(Drafts(2), batch, fleet))
 
     first = await session()
     batch = Batch(ModelProfile(name="by-hand", model="hand", max_tokens=1000), folder.path)
@@ -495,8 +495,8 @@ async def test_ctrl_c_stops_cleanly_and_the_loop_never_loaded_torch(tmp_path: Pa
         f"""
         async def main():
             model = ScriptedModel(delay=lambda request: 0.2)
-            with LocalFleet(1) as fleet:
-                deps = Deps(Wander(99), model, ScriptedBench(), fleet)
+            with LocalFleet(ScriptedBench(), 1) as fleet:
+                deps = Deps(Wander(99), model, fleet)
                 summary = await search(RunFolder.open(Path({str(folder.path)!r})), deps)
             print(summary.reason, {{"torch", "triton", "openai"}} & set(sys.modules))
         asyncio.run(main())
@@ -525,8 +525,8 @@ def test_a_full_disk_is_a_storage_error_and_nothing_is_lost(tmp_path: Path) -> N
     process = child(
         f"""
         async def main():
-            with LocalFleet(1) as fleet:
-                deps = Deps(Wander(20), ScriptedModel(), ScriptedBench(), fleet)
+            with LocalFleet(ScriptedBench(), 1) as fleet:
+                deps = Deps(Wander(20), ScriptedModel(), fleet)
                 await search(RunFolder.open(Path({str(folder.path)!r})), deps)
         for limit in (12_000, 600_000):
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))

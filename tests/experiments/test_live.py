@@ -23,8 +23,8 @@ CLOSED = "import os\nfrom experiments.live import say\n[say('x' * 9999) for _ in
 async def test_plain_lines_without_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_run(tmp_path / "run", budget="calls=20,minutes=5")
     live = Live(folder.manifest)
-    with live, LocalFleet(1) as fleet:
-        await search(folder, Deps(Wander(4), ScriptedModel(), ScriptedBench(), fleet), live.see)
+    with live, LocalFleet(ScriptedBench(), 1) as fleet:
+        await search(folder, Deps(Wander(4), ScriptedModel(), fleet), live.see)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["a0001", "a0002", "a0003", "a0004"]
     assert all("of 20 calls" in line and "of 5 minutes" in line for line in lines)

@@ -50,8 +50,8 @@ class Page(HTMLParser):
 
 
 async def run(folder: RunFolder, model: ScriptedModel, attempts: int = 12) -> None:
-    with LocalFleet(2) as fleet:
-        await search(folder, Deps(Wander(attempts), model, ScriptedBench(), fleet))
+    with LocalFleet(ScriptedBench(), 2) as fleet:
+        await search(folder, Deps(Wander(attempts), model, fleet))
 
 
 def page(folder: RunFolder) -> Page:

@@ -61,7 +61,6 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ((*SOLVE, "--budget", "frog"), "NAME=NUMBER"),
         ((*SOLVE, "--budget", "gpu_seconds=3"), "never end"),
         ((*SOLVE, "--target", "sm_1"), "unknown target"),
-        ((*SOLVE, "--target", "sm_80"), "cannot be traced"),
         ((*SOLVE, "--init", "nope.py"), "nope.py cannot be read"),
         (("verify", "attention/causal", "nope.py"), "nope.py cannot be read"),
         (("verify", "attention/causal", "."), "directory"),

@@ -1,65 +1,62 @@
-"""A fleet on this machine: CPU workers are threads, because what they run waits for sandboxed processes.
+"""A fleet on this machine: workers are threads, because what they run waits for other processes.
 
-What it does not do: stop a function that runs. A cancelled attempt leaves at once, its worker is free when
-the function has returned. The functions of the bench have time limits of their own.
+All CPU workers share one bench, which is safe from several threads; each GPU worker has the supervisor of its device.
+The hosts are the caller's: the fleet does not end them.
+
+What it does not do: stop a call that runs. A cancelled attempt leaves at once, its worker is free when the call has
+returned. Benches and supervisors have time limits of their own.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import ParamSpec, Self, TypeVar
+from typing import Any, Self
 
-from verifier.errors import InfrastructureError
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from tools.fleet.pool import Lease, Pool
 
 
-class LocalWorker:
-    """One leased thread. It serves one function at a time."""
+class _ThreadSlot:
+    def __init__(self, host: Any, threads: ThreadPoolExecutor) -> None:
+        self._host, self._threads = host, threads
+        self._running: asyncio.Future[Any] | None = None
 
-    def __init__(self, threads: ThreadPoolExecutor) -> None:
-        self._threads = threads
-        self.busy: Future[object] | None = None
+    async def run(self, method: str, args: tuple[Any, ...]) -> Any:
+        self._running = asyncio.wrap_future(self._threads.submit(getattr(self._host, method), *args))
+        return await asyncio.shield(self._running)
 
-    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Raises what the function raises; InfrastructureError when the fleet was closed."""
-        if self.busy is not None and not self.busy.done():
-            raise InfrastructureError("this worker is busy: a lease runs one function at a time")
-        try:
-            future = self._threads.submit(function, *args, **kwargs)
-        except RuntimeError as error:
-            raise InfrastructureError(f"the fleet is closed: {error}") from error
-        self.busy = future  # type: ignore[assignment]  # Future is invariant, only done() is used
-        return await asyncio.wrap_future(future)
+    def unsettled(self) -> asyncio.Future[Any] | None:
+        return self._running if self._running is not None and not self._running.done() else None
 
 
 class LocalFleet:
-    """`workers` CPU workers. A fleet belongs to the event loop that first waits for a lease."""
+    """`workers` CPU workers that share `bench`, and one GPU worker for each supervisor in `devices`."""
 
-    def __init__(self, workers: int) -> None:
+    name = "local"
+
+    def __init__(self, bench: Any, workers: int, devices: Sequence[Any] = ()) -> None:
         if workers < 1:
             raise ValueError("a fleet has at least one worker")
-        self.workers = workers
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="fleet")
-        self._free = asyncio.Semaphore(workers)
+        self.gpus = len(devices)
+        self._threads = ThreadPoolExecutor(workers + len(devices), thread_name_prefix="fleet")
+        self._cpu = Pool([_ThreadSlot(bench, self._threads) for _ in range(workers)], "CPU")
+        self._gpu = Pool([_ThreadSlot(device, self._threads) for device in devices], "GPU")
 
-    @asynccontextmanager
-    async def cpu(self) -> AsyncIterator[LocalWorker]:
+    def cpu(self) -> AbstractAsyncContextManager[Lease]:
         """A lease of one CPU worker, first come first served."""
-        await self._free.acquire()
-        worker = LocalWorker(self._threads)
-        try:
-            yield worker
-        finally:
-            self._give_back(worker)
+        return self._cpu.lease()
+
+    def gpu(self) -> AbstractAsyncContextManager[Lease]:
+        """A lease of one GPU, first come first served. Raises InfrastructureError when there is none."""
+        return self._gpu.lease()
 
     def close(self) -> None:
-        """Takes no more work; functions that run are left to their own time limits."""
+        """Takes no more work; calls that run are left to their own time limits."""
+        self._cpu.close()
+        self._gpu.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def __enter__(self) -> Self:
@@ -69,15 +66,3 @@ class LocalFleet:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _give_back(self, worker: LocalWorker) -> None:
-        if worker.busy is None or worker.busy.done():
-            self._free.release()
-            return
-        loop = asyncio.get_running_loop()
-
-        def release(_: Future[object]) -> None:
-            with suppress(RuntimeError):  # the loop has ended, and its leases with it
-                loop.call_soon_threadsafe(self._free.release)
-
-        worker.busy.add_done_callback(release)
