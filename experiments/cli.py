@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from experiments.commands import batch, doctor, problems, report, resume, solve, verify
+from experiments.commands import batch, diff, doctor, explain, problems, report, resume, solve, verify
 from verifier.errors import ProblemError, StorageError, UsageError, WarpsmithError
 
 COMMANDS = {
@@ -22,6 +22,8 @@ COMMANDS = {
     "verify": verify,
     "resume": resume,
     "report": report,
+    "explain": explain,
+    "diff": diff,
     "batch": batch,
     "problems": problems,
     "doctor": doctor,

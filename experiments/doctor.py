@@ -54,12 +54,15 @@ def _package(name: str) -> Fact:
 def _assembler() -> Fact:
     from triton import knobs
 
-    missing = [
-        tool for tool in ("ptxas", "cuobjdump", "nvdisasm") if not Path(getattr(knobs.nvidia, tool).path).exists()
-    ]
+    tools = ("ptxas", "ptxas_blackwell", "cuobjdump", "nvdisasm")
+    missing = [tool for tool in tools if not Path(getattr(knobs.nvidia, tool).path).exists()]
     if missing:
         return Fact(name="assembler", state="missing", text=f"Triton's wheel lacks {', '.join(missing)}")
-    return Fact(name="assembler", state="ok", text=f"ptxas {knobs.nvidia.ptxas.version}, from Triton's wheel")
+    text = (
+        f"ptxas {knobs.nvidia.ptxas.version} for sm_80 and sm_90a, {knobs.nvidia.ptxas_blackwell.version} for sm_100, "
+        "from Triton's wheel"
+    )
+    return Fact(name="assembler", state="ok", text=text)
 
 
 def _gpu() -> Fact:

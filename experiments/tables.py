@@ -53,6 +53,7 @@ def print_verdict(verdict: Verdict) -> None:
     _kernels(console, verdict)
     _estimates(console, verdict)
     _timings(console, verdict)
+    _measured(console, verdict)
     if verdict.profile:
         _diagnostics(console, verdict.profile.diagnosis)
     for gap in verdict.isolation:
@@ -114,6 +115,25 @@ def _timings(console: Console, verdict: Verdict) -> None:
             timing.workload, *times, speedup(shown.log_ratio), interval, str(shown.blocks), shown.decision, flags
         )
     console.print(table)
+
+
+def _measured(console: Console, verdict: Verdict) -> None:
+    """The steps that take the most time, against the measured ceilings."""
+    measured = verdict.profile.measured if verdict.profile else None
+    for workload in measured.workloads if measured else ():
+        table = Table(
+            "step", "line", f"measured on {workload.workload}", "share", "TB/s", "of copy", "TFLOP/s", "of peak"
+        )
+        for step in sorted(workload.steps, key=lambda s: -s.seconds)[:12]:
+            name = _plain(step.name) if step.custom else f"aten::{step.name}"
+            rates = (f"{step.bytes_rate / 1e12:.3g}", f"{step.memory_share:.0%}", f"{step.flops_rate / 1e12:.3g}")
+            table.add_row(name, str(step.line or "-"), _microseconds(step.seconds), f"{step.share:.0%}", *rates,
+                          f"{step.compute_share:.0%}")  # fmt: skip
+        console.print(table)
+        console.print(
+            f"{len(workload.steps)} steps, {_microseconds(workload.seconds)} in all; "
+            f"starting kernels takes {workload.gap_share:.0%} ({_microseconds(workload.launch_seconds)} each)"
+        )
 
 
 def _microseconds(seconds: float | None) -> str:

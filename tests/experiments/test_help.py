@@ -9,8 +9,8 @@ import sys
 import pytest
 
 COMMANDS = (
-    (), ("solve",), ("verify",), ("resume",), ("report",), ("batch",), ("batch", "show"), ("batch", "answer"),
-    ("problems",), ("problems", "show"), ("doctor",),
+    (), ("solve",), ("verify",), ("resume",), ("report",), ("explain",), ("diff",), ("batch",), ("batch", "show"),
+    ("batch", "answer"), ("problems",), ("problems", "show"), ("doctor",),
 )  # fmt: skip
 HEAVY = ("torch", "triton", "numpy", "langgraph", "openai", "pydantic", "rich", "jinja2", "pygments")
 LIMIT = 0.3

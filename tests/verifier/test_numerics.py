@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from verifier import measure as measuring
 from verifier import numerics
 from verifier.interpreter.precise import round_operand
 from verifier.numerics import compare
@@ -316,3 +317,26 @@ def test_allclose_is_reported_and_decides_nothing() -> None:
     found = judge(noisy, reference)
     assert found.passed
     assert found.allclose is False
+
+
+@pytest.mark.parametrize("shape", [(300, 40), (40,), (7, 3, 5), (33, 100)])
+def test_parts_give_what_the_whole_gives(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = seeded(*shape).double()
+    output = (reference + 1e-3 * seeded(*shape, seed=2)).float()
+    output.view(-1)[11] += 0.5
+    output.view(-1)[17] = torch.inf
+    whole = judge(output, reference)
+    errors = measuring.measure(output.nan_to_num(posinf=0.0), reference)
+    monkeypatch.setattr(measuring, "PART", 64)
+    assert judge(output, reference) == whole
+    parts = measuring.measure(output.nan_to_num(posinf=0.0), reference)
+    assert parts.worst == errors.worst
+    assert (parts.error, parts.row, parts.spot) == pytest.approx((errors.error, errors.row, errors.spot), rel=1e-12)
+
+
+def test_a_large_output_that_is_pytorchs_own_passes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "PART", 64)
+    native = seeded(300, 40).float()
+    found = numerics.compare(native.clone(), native.double(), native, Precision.TF32)
+    assert (found.passed, found.allclose, found.error) == (True, True, None)
+    assert not numerics.compare(native + 0.5, native.double(), native, Precision.TF32).passed

@@ -59,8 +59,34 @@ def decode(arg: Arg, value: Callable[[int], Tensor], device: torch.device) -> An
 
 
 def apply_flags(flags: Flags) -> None:
-    """Sets torch's process-wide switches as they were when the candidate called the library."""
-    torch.backends.cuda.matmul.allow_tf32 = flags.allow_tf32
-    torch.backends.cudnn.allow_tf32 = flags.cudnn_allow_tf32
-    torch.backends.cudnn.benchmark = flags.cudnn_benchmark
+    """Sets torch's process-wide switches as they were when the candidate called the library.
+
+    TF32 is set through torch's newer interface (`fp32_precision`) only: the older one raises once both were used.
+    """
+    cuda: Any = torch.backends.cuda
+    cudnn: Any = torch.backends.cudnn
+    cuda.matmul.fp32_precision = _precision(flags.allow_tf32)
+    cudnn.conv.fp32_precision = _precision(flags.cudnn_allow_tf32)
+    cudnn.rnn.fp32_precision = _precision(flags.rnn_allow_tf32)
+    cuda.matmul.allow_fp16_reduced_precision_reduction = flags.fp16_reduction
+    cuda.matmul.allow_bf16_reduced_precision_reduction = flags.bf16_reduction
+    cuda.matmul.allow_fp16_accumulation = flags.fp16_accumulation
+    cudnn.enabled, cudnn.benchmark = flags.cudnn_enabled, flags.cudnn_benchmark
+    cudnn.deterministic = flags.cudnn_deterministic
     torch.use_deterministic_algorithms(flags.deterministic, warn_only=True)
+    cuda.enable_math_sdp("math" in flags.attention)
+    cuda.enable_flash_sdp("flash" in flags.attention)
+    cuda.enable_mem_efficient_sdp("efficient" in flags.attention)
+    cuda.enable_cudnn_sdp("cudnn" in flags.attention)
+    cuda.allow_fp16_bf16_reduction_math_sdp(flags.math_attention_reduction)
+    torch._C._set_sdp_priority_order([_ATTENTION.index(n) for n in flags.attention_order or ()] or _ATTENTION_ORDER)
+
+
+_ATTENTION = ("math", "flash", "efficient", "cudnn", "overrideable")
+"""Names by the number of torch.nn.attention.SDPBackend."""
+_ATTENTION_ORDER = list(torch._C._get_sdp_priority_order())
+"""The build's own."""
+
+
+def _precision(tf32: bool) -> str:
+    return "tf32" if tf32 else "ieee"

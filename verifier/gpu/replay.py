@@ -7,7 +7,8 @@ finds the strides it was traced with (`relaid` counts such copies).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from verifier.gpu.launch import Launcher
 from verifier.gpu.memory import Memory, ReplayError
 from verifier.gpu.packing import passed
 from verifier.plan.arguments import DescriptorArg, LaunchArg, PointerArg, values_in
-from verifier.plan.schema import Alternative, AtenStep, KernelImage, LaunchStep, Plan
+from verifier.plan.schema import Alternative, AtenStep, Generator, KernelImage, LaunchStep, Plan
 
 Step = AtenStep | LaunchStep
 _KEPT = ("input", "parameter", "constant", "setup", "scratch", "earlier_input")
@@ -44,6 +45,7 @@ class Replayer:
         self._state: Mapping[str, Tensor] = {}
         self._choice: Mapping[int, int] = {}
         self._saved: dict[int, Tensor] = {}
+        self._random: list[Tensor] = []
         self._flags: int | None = None
         self._dying = self._last_uses()
 
@@ -79,9 +81,13 @@ class Replayer:
         self._memory.hold(said.storage, tensor.untyped_storage())
         self._saved.pop(said.storage, None)
 
-    def setup(self) -> None:
-        """Constants, parameters and the set-up steps, in the plan's order. Raises ReplayError, CudaError."""
+    def setup(self, seed: int = 0) -> None:
+        """Constants, parameters and the set-up steps, in the plan's order. Raises ReplayError, CudaError.
+
+        `seed` is that of the device's random stream where the candidate set none.
+        """
         self._saved.clear()
+        self._random = [self._seeded(made, seed) for made in self.program.generators]
         for i, storage in enumerate(self.program.storages):
             if storage.origin == "earlier_input":
                 raise ReplayError("the plan needs an input of an earlier call")
@@ -105,6 +111,8 @@ class Replayer:
         place, given = self._memory.value(self.program.parameters[name].value), self._state[name]
         if place.shape != given.shape:
             raise ReplayError(f"parameter {name!r} has shape {tuple(place.shape)}, {tuple(given.shape)} given")
+        if self.program.parameters[name].fixed and not torch.equal(place, given.to(place)):
+            raise ReplayError(f"the file reads the value of parameter {name!r}, and another one is given")
         place.copy_(given)
 
     def choose(self, choice: Mapping[int, int]) -> None:
@@ -139,12 +147,24 @@ class Replayer:
 
     def forward(self) -> list[Tensor]:
         """The steps of forward alone. Raises ReplayError, CudaError."""
-        self.relaid = 0
-        for position, step in enumerate(self.program.forward):
-            self._step(step, self._choice.get(position, 0))
-            for storage in self._dying.get(position, ()):
-                self._memory.drop(storage)
+        for position in range(len(self.program.forward)):
+            self.step(position)
         return [self._memory.value(v) for v in self.program.output_values()]
+
+    def step(self, position: int) -> None:
+        """One step of forward; memory that no later step needs is given back. Steps run in order, from 0."""
+        if position == 0:
+            self._begin()
+        self._step(self.program.forward[position], self._choice.get(position, 0))
+        for storage in self._dying.get(position, ()):
+            self._memory.drop(storage)
+
+    def _begin(self) -> None:
+        """Forgets what the last run made, so that library results stay where the library puts them."""
+        self.relaid = 0
+        for i, storage in enumerate(self.program.storages):
+            if storage.origin == "forward":
+                self._memory.drop(i)
 
     def close(self) -> None:
         """Drops all memory and unloads the kernels."""
@@ -171,7 +191,8 @@ class Replayer:
         args = [decode(a, self._memory.value, self._device) for a in step.args]
         kwargs = {k: decode(a, self._memory.value, self._device) for k, a in step.kwargs.items()}
         try:
-            out = operator(step.op)(*args, **kwargs)
+            with self._drawing(step):
+                out = operator(step.op)(*args, **kwargs)
         except (RuntimeError, AttributeError, TypeError, ValueError, NotImplementedError) as failed:
             if isinstance(failed, torch.OutOfMemoryError | torch.AcceleratorError):
                 raise
@@ -182,6 +203,23 @@ class Replayer:
         given = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         for value, tensor in zip(step.outputs, made, strict=True):
             self._keep(step, value, tensor, given)
+
+    def _seeded(self, made: Generator, seed: int) -> Tensor:
+        """State of a stream before its first number."""
+        device = self._device if made.device == "cuda" else torch.device("cpu")
+        return torch.Generator(device).manual_seed(seed if made.seed is None else made.seed).get_state()
+
+    @contextmanager
+    def _drawing(self, step: AtenStep) -> Iterator[None]:
+        """Lets a step draw from its stream. Everything draws from the device's default generator."""
+        if step.generator is None:
+            yield
+            return
+        cuda = self.program.generators[step.generator].device == "cuda" and self._device.type == "cuda"
+        default = torch.cuda.default_generators[self._device.index or 0] if cuda else torch.default_generator
+        default.set_state(self._random[step.generator])
+        yield
+        self._random[step.generator] = default.get_state()
 
     def _keep(self, step: AtenStep, value: int, tensor: Tensor, given: set[int]) -> None:
         """Puts a library result where the plan has it."""

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Mapping
 
 from verifier.plan import ttir
 from verifier.plan.arguments import DescriptorArg, PointerArg, values_in
+from verifier.plan.device_rules import check_device_code
 from verifier.plan.reader import ITEM_BYTES
-from verifier.plan.schema import AtenStep, LaunchStep, Plan, Program
+from verifier.plan.schema import AtenStep, KernelImage, LaunchStep, Plan, Program
 from verifier.plan.source_rules import check_source
 from verifier.plan.textutil import clip, excerpt
 from verifier.problem import LibraryPolicy, Precision, Problem
@@ -44,19 +45,25 @@ def audit(
     found += check_source(source)
     movers = _movers(plan, blobs or {})
     for image in plan.kernels.values():
-        if image.global_bytes:
-            message = f"kernel `{image.title}` carries {image.global_bytes} bytes of memory that outlive a launch"
-            if image.language == "triton":
-                message += "; remove `device_print`, `device_assert` and `debug=True`, whose texts lie there"
-            found.append(Diagnostic(severity="error", code="writable-globals", line=image.line, message=message))
-        text = (blobs or {}).get(f"{image.ttir}.ttir", b"").decode(errors="replace")
-        if registers := ttir.hardware_registers(text):
-            message = f"kernel `{image.title}` reads {', '.join(registers)}: what it does may depend on when and where"
-            found.append(Diagnostic(severity="warning", code="hardware-register", line=image.line, message=message))
+        found += _device_code(image, (blobs or {}).get(f"{image.ptx}.ptx", b"").decode(errors="replace"))
     for program in plan.programs:
         found += _Audit(plan, program, problem, source, movers).run()
     order = {"error": 0, "warning": 1, "advice": 2}
     return tuple(sorted(_merged(found), key=lambda d: order[d.severity]))
+
+
+def _device_code(image: KernelImage, ptx: str) -> list[Diagnostic]:
+    """What a kernel may not do. Many headers of CUDA C++ bring memory along that no kernel writes, so there the PTX
+    says what is written; without PTX, and for Triton, any memory of the module's own counts.
+    """
+    found = check_device_code(ptx, image.name, title=image.title, line=image.line, dependent=image.pdl) if ptx else []
+    known = any(d.code == "writable-globals" for d in found) or (image.language == "cuda" and ptx)
+    if image.global_bytes and not known:
+        message = f"kernel `{image.title}` carries {image.global_bytes} bytes of memory that outlive a launch"
+        if image.language == "triton":
+            message += "; remove `device_print`, `device_assert` and `debug=True`, whose texts lie there"
+        found.append(Diagnostic(severity="error", code="writable-globals", line=image.line, message=message))
+    return found
 
 
 def _movers(plan: Plan, blobs: Mapping[str, bytes]) -> frozenset[str]:
@@ -109,7 +116,7 @@ class _Audit:
     # -- are there kernels, and is anything stale --------------------------------------------------
 
     def _custom(self) -> None:
-        if not self._program.launches():
+        if not self._program.launches() and self._problem.library is not LibraryPolicy.ALLOWED:
             self._say(
                 "error",
                 "no-custom-kernel",

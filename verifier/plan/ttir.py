@@ -45,7 +45,6 @@ _READING_PTX = {
     "or", "xor", "not", "shl", "shr", "setp", "selp", "prmt", "lop3", "bfe", "bfi", "ex2", "lg2", "rcp", "rsqrt",
     "sqrt", "tanh", "prefetch", "createpolicy", "isspacep", "dp4a", "dp2a",
 }  # fmt: skip
-_REGISTERS = re.compile(r"%(globaltimer(?:_lo|_hi)?|clock(?:64|_hi)?|smid|nsmid|warpid|gridid)\b")
 
 Roots = frozenset[int]
 NOTHING: Roots = frozenset()
@@ -253,12 +252,6 @@ def _only_reads(asm: str) -> bool:
         if not operand and words[0].lstrip(".").split(".")[0] not in _READING_PTX:
             return False
     return True
-
-
-def hardware_registers(text: str) -> tuple[str, ...]:
-    """Names of the clocks and place registers that the kernel's inline PTX reads (`globaltimer`, `smid`), sorted."""
-    found = {name for asm in _ASM.findall(text[:MAX_IR_BYTES]) for name in _REGISTERS.findall(asm)}
-    return tuple(sorted(found))
 
 
 _FLOAT_LOAD = re.compile(r"tt\.(?:load|descriptor_load)\b[^\n]*?(?:tensor<[^\n>]*x)?(f16|bf16|f32|f64|f8\w+)\b")

@@ -24,6 +24,8 @@ _SYSTEM = (
 )
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 _TRITON_TOOLS = ("ptxas", "ptxas-blackwell", "cuobjdump", "nvdisasm")
+_MOST_LINKS = 40
+"""As many as the kernel follows."""
 _LOADER = Path("/lib64/ld-linux-x86-64.so.2")
 
 
@@ -53,13 +55,18 @@ def for_jobs(paths: Iterable[Path]) -> Access:
 
 
 def links(path: Path) -> Iterator[tuple[Path, str]]:
-    """Symbolic links met while walking `path` from the root, as (link, target)."""
+    """Symbolic links met while walking `path` from the root, as (link, target); links to links one by one."""
     current = Path("/")
     for part in path.parts[1:]:
         current = current / part
-        if current.is_symlink():
-            yield current, os.readlink(current)
-            current = current.resolve()
+        for _ in range(_MOST_LINKS):
+            if not current.is_symlink():
+                break
+            target = os.readlink(current)
+            yield current, target
+            following = current.parent / target
+            current = following.parent.resolve() / following.name
+        current = Path(os.path.realpath(current))
 
 
 def named_paths() -> tuple[Path, ...]:

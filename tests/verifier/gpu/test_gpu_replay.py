@@ -19,6 +19,7 @@ GPU = torch.device("cuda", 0)
 
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.filterwarnings("ignore:Passing foreign stream objects:DeprecationWarning"),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
 ]
 
@@ -44,18 +45,18 @@ def test_a_replay_is_the_direct_run(path: Path, traced: Any) -> None:
     inputs = on_gpu(file.get_inputs())
     plan, blobs = traced(path.read_text(), inputs, init)
     torch.manual_seed(2)
-    model = file.ModelNew(*init).to(GPU).eval()
+    model = file.ModelNew(*init).to(GPU)
     state = {k: v.clone() for k, v in model.state_dict().items()}
     kept = [t.clone() for t in inputs if isinstance(t, torch.Tensor)]
     with torch.no_grad():
         direct = model(*[t.clone() if isinstance(t, torch.Tensor) else t for t in inputs])
+        model.load_state_dict(state)
         second = model(*[t.clone() if isinstance(t, torch.Tensor) else t for t in inputs])
     replayer = Replayer(plan, blobs, "w", device=GPU, launcher=CudaLauncher())
     replayer.poison = True
     replayer.load()
     replayer.bind(kept, state)
-    torch.manual_seed(2)
-    replayer.setup()
+    replayer.setup(seed=2)
     outputs = [t.clone() for t in replayer.run()]
     torch.cuda.synchronize()
     expected = torch.utils._pytree.tree_leaves(direct)

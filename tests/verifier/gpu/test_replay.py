@@ -136,6 +136,7 @@ def test_a_replay_equals_the_program(name: str, traced: Any) -> None:
         made = replay(plan, blobs, [x.clone()], state)
         for _ in range(3):
             outputs = made.run()
+            assert made.relaid == 0
             expected = expected if isinstance(expected, tuple) else (expected,)
             assert len(outputs) == len(expected)
             for ours, theirs in zip(outputs, expected, strict=True):

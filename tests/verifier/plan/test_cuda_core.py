@@ -224,7 +224,7 @@ def test_cupy_arrays_are_untraceable(trace: Callable[..., Any]) -> None:
         ({"block": None}, "without block"),
         ({"shared": 1 << 19}, "key does not match"),
         ({"global_bytes": 4}, "global_bytes"),
-        ({"language": "triton"}, "key and cubin differ"),
+        ({"language": "triton"}, "no TTIR"),
     ],
 )
 def test_the_reader_believes_the_cubin(trace: Callable[..., Any], change: dict[str, Any], words: str) -> None:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from verifier.plan.ttir import accesses, hardware_registers
+from verifier.plan.ttir import accesses
 
 PTR = "!tt.ptr<f32>"
 
@@ -150,9 +150,3 @@ def test_inline_ptx_that_only_reads() -> None:
     for hidden in ("st.global.f32 [$1], $0;", "ld.f32 $0, [$1]; atom.add.f32 $0, [$1], 1;", "L: st.f32 [$1], $0;", "$L: st.f32 [$1], $0;",
                    "ld.f32 $0, [$1]; %// \\0A st.f32 [$1], $0;", "red.add.f32 [$1], 1;", "cp.async.bulk.global.shared [$1], [s], 4;"):  # fmt: skip
         assert inline(hidden) == "both", hidden
-
-
-def test_clocks_are_named() -> None:
-    asm = '%v = tt.elementwise_inline_asm "mov.u64 $0, %globaltimer; mov.u32 $1, %smid;" {constraints = "=l"} -> i64'
-    assert hardware_registers(asm) == ("globaltimer", "smid")
-    assert hardware_registers("%globaltimer = arith.constant 1 : i32") == ()

@@ -1,0 +1,147 @@
+"""A host device whose kernel misbehaves as a plan says. Imported by the runner and the judge of the tests.
+
+Every kernel has the arguments (x, y, out, n); the honest one stores x * 2 + y.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from verifier.gpu.host_device import HostDevice, tensor_at
+from verifier.plan.schema import Alternative
+from verifier.sandbox import wire
+
+calls = 0
+
+
+def right(launch: Alternative, addresses: Sequence[int]) -> None:
+    n = next(a.v for a in launch.args if a.t == "int")
+    x, y, out = (tensor_at(address, n, torch.float32) for address in addresses[:3])
+    torch.add(y, x, alpha=2.0, out=out)
+
+
+def wrong(launch: Alternative, addresses: Sequence[int]) -> None:
+    right(launch, addresses)
+    tensor_at(addresses[2] + 4 * 17, 1, torch.float32).add_(1.0)
+
+
+def unwritten(launch: Alternative, addresses: Sequence[int]) -> None:
+    """Leaves its output as it found it."""
+
+
+def mutating(launch: Alternative, addresses: Sequence[int]) -> None:
+    right(launch, addresses)
+    tensor_at(addresses[0], 1, torch.float32).add_(1.0)
+
+
+def overrun(launch: Alternative, addresses: Sequence[int]) -> None:
+    """Writes one element before its input."""
+    right(launch, addresses)
+    tensor_at(addresses[0] - 4, 1, torch.float32).zero_()
+
+
+def flaky(launch: Alternative, addresses: Sequence[int]) -> None:
+    """Right within the error, and never the same twice."""
+    global calls
+    calls += 1
+    right(launch, addresses)
+    tensor_at(addresses[2], 1, torch.float32).mul_(1 + calls * 2.0**-23)
+
+
+def late(launch: Alternative, addresses: Sequence[int]) -> None:
+    """Right in the first three calls."""
+    global calls
+    calls += 1
+    right(launch, addresses)
+    if calls > 3:
+        tensor_at(addresses[2], 300, torch.float32).zero_()
+
+
+remembered: dict[int, torch.Tensor] = {}
+
+
+def memo(launch: Alternative, addresses: Sequence[int]) -> None:
+    """Computes once for each address of its input and gives the same answer from then on."""
+    out = tensor_at(addresses[2], 300, torch.float32)
+    if addresses[0] in remembered:
+        out.copy_(remembered[addresses[0]])
+    else:
+        right(launch, addresses)
+        remembered[addresses[0]] = out.clone()
+
+
+def slow(launch: Alternative, addresses: Sequence[int]) -> None:
+    time.sleep(0.005)
+    right(launch, addresses)
+
+
+def stall(launch: Alternative, addresses: Sequence[int]) -> None:
+    """Hangs from the fourth call on."""
+    late(launch, addresses)
+    if calls > 3:
+        time.sleep(1000)
+
+
+def hang(launch: Alternative, addresses: Sequence[int]) -> None:
+    time.sleep(1000)
+
+
+def crash(launch: Alternative, addresses: Sequence[int]) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def memory(launch: Alternative, addresses: Sequence[int]) -> None:
+    raise torch.OutOfMemoryError("tried to allocate 1000 GiB")
+
+
+def judge() -> int:
+    """The runner's line to the judge: the only socket that it has."""
+    opened = [int(name) for name in os.listdir("/proc/self/fd")]
+    return next(fd for fd in opened if fd > 2 and Path(f"/proc/self/fd/{fd}").is_socket())
+
+
+def say(header: dict[str, object]) -> None:
+    for piece in wire.pack({"fds": 0, **header}, {}):
+        os.write(judge(), piece)
+
+
+def forge(launch: Alternative, addresses: Sequence[int]) -> None:
+    """Claims that command after command went well, and writes nothing."""
+    for turn in range(40):
+        say({"turn": turn})
+    time.sleep(0.05)
+
+
+def result(launch: Alternative, addresses: Sequence[int]) -> None:
+    """Claims to be the judge."""
+    say({"visit": {"status": None, "reason": "", "test": {}}})
+
+
+def flood(launch: Alternative, addresses: Sequence[int]) -> None:
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        try:
+            os.write(judge(), b"x" * 65536)
+        except BlockingIOError:
+            time.sleep(0.01)
+
+
+def deep(launch: Alternative, addresses: Sequence[int]) -> None:
+    """Announces a header of 4 GB."""
+    os.write(judge(), wire.MAGIC + b"\xff\xff\xff\xff")
+    time.sleep(0.05)
+
+
+def kernel(launch: Alternative, addresses: Sequence[int]) -> None:
+    """The only kernel; a plan names its behaviour as the launch's configuration."""
+    globals()[launch.config](launch, addresses)
+
+
+def open_device() -> HostDevice:
+    return HostDevice({"kernel": kernel})

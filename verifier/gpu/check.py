@@ -1,0 +1,353 @@
+"""Is a plan right on one workload? The judge's part: slots, expected values, guards, comparison.
+
+Every input slot is written anew before a run, guards lie around all slots, outputs are poisoned and copied away as
+soon as the runner has answered; only these copies are compared. The first draw runs several times and must agree bit by
+bit.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from verifier import inputs, numerics
+from verifier.gpu.aten import decode
+from verifier.gpu.device import Device
+from verifier.gpu.link import Link, RunnerFailed
+from verifier.gpu.slots import Arena, Place, want_dense, want_tensor, want_values
+from verifier.interpreter.compare import compare_values
+from verifier.plan.schema import Plan, Program
+from verifier.problem import Problem, Workload
+from verifier.reference import Expected, Reference, Skip, bytes_of
+from verifier.specs import dtype_name, leaves, span
+from verifier.verdict import Diagnostic, OutputCheck, Status
+
+CACHE_BYTES = 4 << 30
+"""Of inputs and expected values that a judge keeps for the next visit with the same seed."""
+REFERENCES = 4
+"""References that a judge keeps, with their weights on the device."""
+PROBE_ELEMENTS = 1 << 28
+_PART = 1 << 28
+_STATE_GUARD = 512
+_LARGE = 1 << 28
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A checked plan with what the runner needs to read it again."""
+
+    plan: Plan
+    text: bytes
+    blobs: Mapping[str, bytes]
+
+    def program(self, workload: str) -> Program:
+        """Raises RunnerFailed where the plan has none."""
+        try:
+            return self.plan.program(workload)
+        except KeyError:
+            raise RunnerFailed("plan-refused", f"it has no program for workload {workload}", lost=False) from None
+
+
+class DoesNotFit(Exception):
+    """The workload is too large for the device. One sentence."""
+
+
+class Stochastic(Exception):
+    """The reference is random given its inputs."""
+
+
+class References:
+    """References by problem, workload and seed, the last few; and their draws, the last that fit in `most` bytes."""
+
+    def __init__(self, device: torch.device, most: int = CACHE_BYTES) -> None:
+        self._device, self._most = device, most
+        self._held: OrderedDict[tuple[str, str, int], Reference] = OrderedDict()
+        self._draws: OrderedDict[tuple[str, str, int, str, str], Expected | str] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, problem: Problem, workload: Workload, seed: int) -> Reference:
+        """Builds it on first use. Raises ProblemError, Stochastic."""
+        key = (problem.id, workload.name, seed)
+        if key not in self._held:
+            made = Reference.create(problem, workload, seed, self._device)
+            if made.stochastic():
+                raise Stochastic("the reference is random given its inputs")
+            self._held[key] = made
+            while len(self._held) > REFERENCES:
+                self._held.popitem(last=False)
+        return self._held[key]
+
+    def draw(self, reference: Reference, name: str, salt: str) -> Expected | str:
+        """A draw, or why the reference cannot take it."""
+        key = (reference.problem.id, reference.workload.name, reference.seed, name, salt)
+        if key not in self._draws:
+            made: Expected | str
+            try:
+                made = reference.draw(name, salt)
+            except Skip as reason:
+                made = str(reason)
+            if _size(made) > self._most // 4:
+                return made
+            self._draws[key] = made
+            self._bytes += _size(made)
+            while self._bytes > self._most:
+                self._bytes -= _size(self._draws.popitem(last=False)[1])
+        return self._draws[key]
+
+    def clear(self) -> None:
+        self._held.clear()
+        self._draws.clear()
+        self._bytes = 0
+
+
+def _size(made: Expected | str) -> int:
+    if isinstance(made, str):
+        return 0
+    return sum(bytes_of(v) for v in (made.inputs, made.native, made.expected, made.yardstick))
+
+
+@dataclass
+class Found:
+    """What the checks of a visit have found so far."""
+
+    checks: list[OutputCheck] = field(default_factory=list)
+    findings: list[Diagnostic] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    precision: str | None = None
+    status: Status | None = None
+
+    def fail(self, status: Status, code: str, message: str) -> None:
+        if self.status is None:
+            self.status = status
+        self.findings.append(Diagnostic(severity="error", code=code, message=message))
+
+    def wrong(self) -> bool:
+        return self.status is not None or any(not c.passed for c in self.checks)
+
+
+class Slots:
+    """The three blocks of one bound program: inputs, state, outputs."""
+
+    def __init__(self, device: Device, program: Program, state: Mapping[str, Tensor], first: int = 0) -> None:
+        """`first`: number of the first block. Raises OutOfMemoryError, CudaError."""
+        wanted = {k: v for k, v in state.items() if k in program.parameters
+                  and program.values[program.parameters[k].value].shape == tuple(v.shape)}  # fmt: skip
+        self.program, self._names = program, list(wanted)
+        self.arenas: list[Arena] = []
+        try:
+            self.arenas.append(Arena(device, first, want_values(program, program.inputs)))
+            self.arenas.append(Arena(device, first + 1, want_dense(program, program.output_values())))
+            if wanted:
+                held = [want_tensor(t) for t in wanted.values()]
+                self.arenas.append(Arena(device, first + 2, held, guard=_STATE_GUARD))
+        except BaseException:
+            self.close()
+            raise
+        self.inputs, self.outputs = self.arenas[:2]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(a.block.nbytes for a in self.arenas)
+
+    @property
+    def state(self) -> dict[str, Place]:
+        return dict(zip(self._names, self.arenas[2].places, strict=True)) if self._names else {}
+
+    def write(self, values: list[Any], state: Mapping[str, Tensor]) -> None:
+        """Inputs and weights into their slots. Raises RunnerFailed where the plan has other inputs."""
+        given = list(leaves(values))
+        self._agree(given)
+        for slot, tensor in zip(self.inputs.views, given, strict=True):
+            write(slot, tensor)
+        for name, slot in zip(self._names, self.arenas[2].views if self._names else (), strict=True):
+            slot.copy_(state[name])
+
+    def arm(self) -> None:
+        """Fills the guards and poisons the outputs."""
+        byte = 1 + secrets.randbelow(253)
+        for arena in (self.inputs, self.outputs):
+            arena.arm(byte)
+        self.poison()
+
+    def poison(self) -> None:
+        """NaN in every floating dtype, odd numbers elsewhere."""
+        for i, slot in enumerate(self.outputs.views):
+            self.outputs.storage(i).fill_(0xFF if slot.dtype.is_floating_point else 0xAA)
+
+    def broken(self) -> str:
+        """Which guard was written over, in words; empty if none was."""
+        for name, arena in (("input", self.inputs), ("output", self.outputs)):
+            for at in arena.broken():
+                where = f"before {name} {at}" if at < len(arena.places) else f"behind the last {name}"
+                return f"a kernel wrote outside of every tensor, {where}"
+        return ""
+
+    def changed(self, values: list[Any]) -> list[int]:
+        """Numbers of the inputs that no longer hold what was written."""
+        pairs = enumerate(zip(self.inputs.views, leaves(values), strict=True))
+        return [i for i, (slot, tensor) in pairs if not same_bytes(_flat(slot), _flat(tensor))]
+
+    def close(self) -> None:
+        for arena in self.arenas:
+            arena.close()
+
+    def _agree(self, given: list[Tensor]) -> None:
+        planned = [self.program.values[v] for v in self.program.inputs]
+        said = [(v.dtype, v.shape, v.stride) for v in planned]
+        real = [(dtype_name(t.dtype), tuple(t.shape), tuple(t.stride())) for t in given]
+        if said != real:
+            raise RunnerFailed("plan-refused", f"its inputs are {said}, the problem's are {real}"[:500], lost=False)
+
+
+def write(slot: Tensor, tensor: Tensor) -> None:
+    """Copies elements, also those of an expanded tensor, in which several share one place."""
+    _flat(slot).copy_(_flat(tensor))
+
+
+def _flat(t: Tensor) -> Tensor:
+    """All elements from the first to the last, with those between that no index reaches."""
+    return t.as_strided((span(tuple(t.shape), t.stride()),), (1,), t.storage_offset())
+
+
+class WorkloadCheck:
+    """All draws of one plan on one workload, in one runner."""
+
+    def __init__(
+        self, device: Device, link: Link, references: References, candidate: Loaded, reference: Reference,
+        salt: str = "", choice: Mapping[int, int] | None = None,
+    ) -> None:  # fmt: skip
+        """`salt` of the draws; `choice`: alternatives of launches, the first ones when left out."""
+        self._salt = salt
+        self._device, self._link, self._references = device, link, references
+        self._candidate, self._reference, self._choice = candidate, reference, choice or {}
+        self._program = candidate.program(reference.workload.name)
+        self._nondeterministic = False
+
+    def run(self, draws: tuple[str, ...] | None, repeats: int, probe: bool, found: Found) -> None:
+        """Checks until something is wrong. Raises RunnerFailed, DoesNotFit, OutOfMemoryError, ProblemError."""
+        self._refuse_large()
+        with self._bound() as slots:
+            first = True
+            for name in draws or inputs.DRAWS:
+                made = self._references.draw(self._reference, name, self._salt)
+                if isinstance(made, str):
+                    found.skipped[name] = made
+                    continue
+                self._draw(slots, made, repeats if first else 1, found, setup=first)
+                first = False
+                del made
+                if found.wrong():
+                    return
+            if probe:
+                found.precision = self._probe(slots) or found.precision
+
+    @contextmanager
+    def _bound(self) -> Iterator[Slots]:
+        """Slots that the runner has mapped, and the program loaded there; both are dropped at the end."""
+        slots = Slots(self._device, self._program, self._reference.state)
+        try:
+            self._link.load("check", self._candidate.text, self._candidate.blobs, self._reference.workload.name)
+            self._link.map(slots.arenas)
+            if self._choice:
+                self._link.choose("check", self._choice)
+            yield slots
+            self._link.drop()
+        finally:
+            slots.close()
+
+    def _draw(self, slots: Slots, made: Expected, repeats: int, found: Found, *, setup: bool) -> None:
+        slots.write(made.inputs, self._reference.state)
+        slots.arm()
+        if slots.nbytes > _LARGE:
+            self._device.trim()  # the runner cannot use what torch keeps here for later
+        self._bind(slots, setup=setup)
+        kept: list[Tensor] = []
+        for turn in range(repeats):
+            if turn:
+                slots.poison()
+            self._link.run("check")
+            outputs = [view.clone() for view in slots.outputs.views]
+            if broken := slots.broken():
+                found.fail(Status.OUT_OF_BOUNDS, "out-of-bounds", broken)
+                return
+            self._inputs(slots.changed(made.inputs), made, found)
+            if not turn:
+                kept = outputs
+            elif not all(same_bytes(a, b) for a, b in zip(kept, outputs, strict=True)):
+                self._unequal(found)
+            else:
+                continue
+            self._compare(outputs, made, found)
+            if found.wrong():
+                return
+
+    def _bind(self, slots: Slots, *, setup: bool) -> None:
+        self._link.bind(
+            "check", slots.inputs, slots.state, slots.outputs, seed=self._reference.init_seed, setup=setup, poison=True
+        )
+
+    def _inputs(self, changed: list[int], made: Expected, found: Found) -> None:
+        extra = sorted(set(changed) - set(made.mutated))
+        if extra:
+            message = f"input tensor {extra[0]} is changed in place; the reference leaves it as it is"
+            found.fail(Status.WRONG, "input-mutated", message)
+
+    def _unequal(self, found: Found) -> None:
+        if not self._nondeterministic:
+            message = "two runs on the same inputs do not agree bit by bit"
+            found.findings.append(Diagnostic(severity="warning", code="nondeterministic", message=message))
+        self._nondeterministic = True
+
+    def _compare(self, outputs: list[Tensor], made: Expected, found: Found) -> None:
+        tensors = iter(outputs)
+        tree = decode(self._program.output, lambda _: next(tensors), self._device.torch_device)
+        checks = compare_values(
+            tree, made.native, made.expected, made.ruler,
+            self._reference.problem.precision, given=list(leaves(made.inputs)),
+            workload=self._reference.workload.name, draw=made.name,
+        )  # fmt: skip
+        if not all(c["passed"] for c in checks) and (reason := made.coarse()):
+            found.skipped[made.name] = reason
+            return
+        found.checks += [OutputCheck.model_validate(c) for c in checks]
+
+    def _probe(self, slots: Slots) -> str | None:
+        """The class of arithmetic that integers show, None where they cannot."""
+        sizes = [v.numel() for v in (*slots.outputs.views, *slots.inputs.views)]
+        if len(slots.outputs.views) != 1 or max(sizes, default=0) > PROBE_ELEMENTS:
+            return None
+        probe = self._reference.probe()
+        if probe is None or tuple(probe.expected.shape) != tuple(slots.outputs.views[0].shape):
+            return None
+        slots.write(probe.inputs, probe.state)
+        slots.poison()
+        self._bind(slots, setup=True)
+        self._link.run("check")
+        output = slots.outputs.views[0].clone()
+        if not output.dtype.is_floating_point:
+            return None
+        return numerics.precision_class(output, probe.expected)
+
+    def _refuse_large(self) -> None:
+        """The least that judge and runner need at once, before anything runs."""
+        sizes = [s.bytes for s in self._program.storages]
+        given = sum(sizes[i] for i in {self._program.values[v].storage for v in self._program.inputs})
+        made = sum(sizes[i] for i in {self._program.values[v].storage for v in self._program.output_values()})
+        weights = sum(s.bytes for s in self._program.storages if s.origin == "parameter")
+        need, free = 2 * given + 4 * made + 3 * weights, self._device.free_bytes()
+        if need > free:
+            raise DoesNotFit(f"it needs at least {need / 1e9:.1f} GB and the device has {free / 1e9:.1f} GB free")
+
+
+def same_bytes(a: Tensor, b: Tensor) -> bool:
+    """Whether two contiguous tensors of one shape and dtype have equal bytes."""
+    one, two = (t.reshape(-1).view(torch.uint8) for t in (a, b))
+    starts = range(0, one.numel(), _PART)
+    return all(torch.equal(one[s : s + _PART], two[s : s + _PART]) for s in starts)

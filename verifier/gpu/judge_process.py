@@ -1,0 +1,272 @@
+"""The judge: a process with its own context of the device that owns seeds, inputs, expected values and the result.
+
+    python -m verifier.gpu.judge_process SOCKET DEVICE
+
+It never loads a candidate's code: plans are data to it. Candidates run in the runner that the supervisor hands to it;
+the two share slots and nothing else. One visit at a time; ends with its parent and with its socket.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import socket
+import sys
+import time
+import traceback
+from typing import Any, Literal
+
+import torch
+
+from verifier import racing, timing
+from verifier.errors import ProblemError
+from verifier.gpu.check import DoesNotFit, Found, Loaded, References, Stochastic, WorkloadCheck
+from verifier.gpu.device import Device, open_device
+from verifier.gpu.link import Link, RunnerFailed
+from verifier.gpu.pairs import Pairs, TimedWrong
+from verifier.gpu.protocol import FROM_RUNNER, FROM_SUPERVISOR, Channel, Gone, Message
+from verifier.gpu.runner import end_with_parent
+from verifier.gpu.visit import Fault, Request, Visit
+from verifier.interpreter.gate import value_findings
+from verifier.plan.reader import PlanError, read_plan
+from verifier.problem import Workload
+from verifier.reference import Reference
+from verifier.timing import WorkloadTiming
+from verifier.verdict import Diagnostic, Record, Status, TestReport
+
+_PATIENCE = 60.0
+Outcome = Literal["passed", "failed", "not_applicable"]
+
+
+class Judge:
+    """One visit after another."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._references = References(device.torch_device)
+        self._link: Link | None = None
+
+    def take_runner(self, message: Message) -> None:
+        """Takes over the runner's socket and page of flags."""
+        self._drop_runner()
+        end, flags = message.fds
+        self._link = Link(Channel(socket.socket(fileno=end), FROM_RUNNER), flags, 10.0)
+
+    def expect_runner(self) -> None:
+        """Raises RunnerFailed where it cannot take a visit; then it is not the candidate's fault."""
+        try:
+            if self._link is None:
+                raise RunnerFailed("died", "there is no runner", lost=True)
+            self._link.drop()
+        except RunnerFailed:
+            self._drop_runner()
+            raise
+
+    def visit(self, request: Request, blobs: dict[str, bytes]) -> Visit:
+        """Raises ProblemError where the problem's file is at fault."""
+        work = _Visit(self._device, self._references, self._link, request, blobs)
+        try:
+            return work.run()
+        finally:
+            if work.lost:
+                self._drop_runner()
+            gc.collect()
+            self._device.trim()
+
+    def _drop_runner(self) -> None:
+        if self._link is not None:
+            self._link.close()
+        self._link = None
+
+
+class _Visit:
+    """What happens to one request."""
+
+    def __init__(
+        self, device: Device, references: References, link: Link | None, request: Request, blobs: dict[str, bytes]
+    ) -> None:
+        if link is None:
+            raise RuntimeError("a visit without a runner")
+        self._device, self._references, self._link, self._request = device, references, link, request
+        self._blobs, self._found = blobs, Found()
+        self._timings: list[WorkloadTiming] = []
+        self._excuse = ""
+        self.lost = False
+        link.deadline = request.command_seconds
+
+    def run(self) -> Visit:
+        start = time.perf_counter()
+        checked = start
+        try:
+            candidate = self._loaded("plan")
+            self._check(candidate)
+            checked = time.perf_counter()
+            if not self._found.wrong() and self._found.checks:
+                for name in self._request.timed:
+                    self._try_time(candidate, self._workload(name))
+        except PlanError as wrong:
+            self._found.fail(Status.REJECTED, "plan-refused", f"the plan is malformed: {wrong}")
+        except RunnerFailed as failed:
+            self.lost = failed.lost
+            self._found.fail(failed.status, failed.kind, str(failed))
+            if not failed.lost:
+                self._clear()
+        except TimedWrong as wrong:
+            self._found.fail(Status.WRONG, "wrong-when-timed", str(wrong))
+            self._clear()
+        except (DoesNotFit, Stochastic) as excuse:
+            self._excuse = str(excuse)
+            self._clear()
+        except torch.OutOfMemoryError:
+            self._excuse = "the reference and the slots do not fit on the device together"
+            self._references.clear()
+            self._clear()
+        end = time.perf_counter()
+        checked = checked if checked > start else end
+        return self._answer({"check": checked - start, "time": end - checked})
+
+    def _loaded(self, name: str) -> Loaded:
+        """A plan of the request, read strictly."""
+        prefix = f"{name}/"
+        blobs = {k.removeprefix(prefix): v for k, v in self._blobs.items() if k.startswith(prefix)}
+        text = self._blobs[name]
+        return Loaded(read_plan(json.loads(text), blobs), text, blobs)
+
+    def _workload(self, name: str) -> Workload:
+        return next(w for w in self._request.problem.workloads if w.name == name)
+
+    def _reference(self, name: str) -> Reference:
+        return self._references.get(self._request.problem, self._workload(name), self._request.seed)
+
+    def _check(self, candidate: Loaded, only: tuple[str, ...] = (), choice: dict[int, int] | None = None) -> None:
+        request = self._request
+        for i, name in enumerate(only or request.workloads):
+            check = WorkloadCheck(
+                self._device, self._link, self._references, candidate, self._reference(name), request.salt, choice
+            )
+            check.run(request.draws, request.repeats, request.probe and i == 0, self._found)
+            if self._found.wrong():
+                return
+
+    def _try_time(self, candidate: Loaded, workload: Workload) -> None:
+        """Times a workload, or says in a warning why that was not possible."""
+        if self._found.wrong():
+            return
+        try:
+            self._time(candidate, self._loaded("base"), workload)
+        except (DoesNotFit, PlanError, torch.OutOfMemoryError) as excuse:
+            message = f"{workload.name} was not timed: {str(excuse).splitlines()[0]}"
+            self._found.findings.append(Diagnostic(severity="warning", code="not-timed", message=message))
+            self._references.clear()
+            self._clear()
+
+    def _time(self, candidate: Loaded, base: Loaded, workload: Workload) -> None:
+        request = self._request
+        pairs = Pairs(self._device, self._link, self._reference(workload.name), candidate, base, request.salt)
+        try:
+            if alternatives := pairs.alternatives():
+                pairs.choice = racing.race(alternatives, pairs.seconds_of).choice
+                if any(pairs.choice.values()):
+                    pairs.close()
+                    self._check(candidate, (workload.name,), pairs.choice)
+                    if self._found.wrong():
+                        return
+            floor = request.floor_seconds.get(workload.name, 0.0)
+            decided = timing.decide(pairs.measure, request.rules, floor_seconds=floor)
+            confirmed = None
+            if request.confirmation is not None:
+                confirmed = timing.confirm(pairs.measure, decided, request.confirmation, floor_seconds=floor)
+            bound = pairs.host_bound()
+        except RunnerFailed as failed:
+            if pairs.side == "b" and not failed.lost:
+                raise DoesNotFit(f"the base cannot be timed: {failed}") from None
+            raise
+        finally:
+            self._finish(pairs)
+        self._timings.append(
+            WorkloadTiming(workload=workload.name, decided=decided, confirmed=confirmed, graphs=pairs.graphs,
+                           choice=pairs.choice, host_bound_seconds=bound)
+        )  # fmt: skip
+
+    def _finish(self, pairs: Pairs) -> None:
+        try:
+            pairs.close()
+        except RunnerFailed:
+            self.lost = True
+
+    def _clear(self) -> None:
+        """After a failure that left the runner alive: it forgets what it holds, or is replaced."""
+        try:
+            self._link.drop()
+        except RunnerFailed:
+            self.lost = True
+
+    def _answer(self, seconds: dict[str, float]) -> Visit:
+        found = self._found
+        findings = [*value_findings(tuple(found.checks)), *found.findings]
+        errors = [f for f in findings if f.severity == "error"]
+        status = found.status or (Status.WRONG if errors else None)
+        outcome: Outcome = "failed" if errors else "passed"
+        reason = errors[0].message if errors else self._excuse
+        checks = tuple(found.checks)
+        if not errors and (self._excuse or not checks):
+            outcome, checks = "not_applicable", ()
+            reason = reason or "the reference takes no distribution"
+        report = TestReport(
+            outcome=outcome, basis="gpu", reason=reason, workloads=self._request.workloads, checks=checks,
+            skipped_draws=found.skipped, findings=tuple(findings), precision=found.precision, seconds=seconds["check"],
+        )  # fmt: skip
+        return Visit(
+            status=status, reason=reason, test=report, timings=tuple(self._timings), runner_lost=self.lost,
+            seconds=seconds,
+        )  # fmt: skip
+
+
+def serve(channel: Channel, judge: Judge) -> None:
+    """Answers the supervisor until it is gone. Ends after a fault of our own."""
+    channel.send({"hello": os.getpid()}, seconds=_PATIENCE)
+    while True:
+        try:
+            message = channel.receive()
+        except Gone:
+            return
+        if message.header["do"] == "runner":
+            judge.take_runner(message)
+            continue
+        fault: Fault | None = None
+        answer: Record | None = None
+        try:
+            judge.expect_runner()
+            answer = judge.visit(Request.model_validate(message.header["request"]), message.blobs)
+        except RunnerFailed as failed:
+            fault = Fault(kind="runner", message=str(failed))
+        except ProblemError as error:
+            fault = Fault(kind="problem", message=_without_place(error), line=error.line)
+        except Exception:  # noqa: BLE001 - the process boundary: the supervisor raises it and starts another judge
+            fault = Fault(kind="ours", message=traceback.format_exc()[-4000:])
+        done: Record | None = fault or answer
+        assert done is not None
+        header: dict[str, Any] = {"visit" if fault is None else "fault": done.model_dump(mode="json")}
+        channel.send(header, seconds=_PATIENCE)
+        if fault is not None and fault.kind == "ours":
+            return
+
+
+def _without_place(error: ProblemError) -> str:
+    return str(error).removeprefix(f"{error.file}:{error.line}: ").removeprefix(f"{error.file}: ")
+
+
+def main() -> None:
+    end, factory = int(sys.argv[1]), sys.argv[2]
+    end_with_parent()
+    torch.set_grad_enabled(False)
+    channel = Channel(socket.socket(fileno=end), FROM_SUPERVISOR)
+    judge = Judge(open_device(factory))
+    gc.freeze()  # what is loaded stays; so a collection after each visit is quick
+    serve(channel, judge)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

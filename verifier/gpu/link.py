@@ -1,0 +1,168 @@
+"""The judge's end of the line to its runner: commands, deadlines, and what each kind of failure means."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from verifier.gpu.protocol import Channel, Expired, FailureKind, Gone, ProtocolError, Reply, read_reply
+from verifier.gpu.slots import Arena, Flags
+from verifier.verdict import Status
+
+Kind = FailureKind | Literal["hang", "died", "broke-protocol"]
+
+STATUS: dict[str, Status] = {
+    "hang": Status.TIMEOUT,
+    "died": Status.CRASH,
+    "broke-protocol": Status.CRASH,
+    "illegal-address": Status.OUT_OF_BOUNDS,
+    "device-assert": Status.RUNTIME_ERROR,
+    "launch-failed": Status.RUNTIME_ERROR,
+    "out-of-memory": Status.RUNTIME_ERROR,
+    "load-failed": Status.COMPILE_ERROR,
+    "not-replayed": Status.UNTRACEABLE,
+    "plan-refused": Status.REJECTED,
+    "unexpected": Status.RUNTIME_ERROR,
+}
+"""What a failure of the runner says about the candidate."""
+
+_WORDS: dict[str, str] = {
+    "died": "its process on the GPU ended",
+    "broke-protocol": "its process on the GPU broke the protocol",
+    "illegal-address": "a kernel reads or writes memory that is not there",
+    "device-assert": "an assertion in a kernel failed",
+    "launch-failed": "a kernel could not be launched or failed",
+    "out-of-memory": "it needs more memory than the device has",
+    "load-failed": "a kernel could not be loaded",
+    "not-replayed": "the plan cannot be replayed",
+    "plan-refused": "the plan is malformed",
+    "unexpected": "it failed",
+}
+_SEND_SECONDS = 30.0
+
+
+class RunnerFailed(Exception):
+    """A command that did not end well. `lost`: the runner must be replaced."""
+
+    def __init__(self, kind: Kind, text: str, *, lost: bool) -> None:
+        super().__init__(f"{_WORDS[kind]}: {text}" if kind in _WORDS else text)
+        self.kind, self.lost = kind, lost
+
+    @property
+    def status(self) -> Status:
+        return STATUS[self.kind]
+
+
+@dataclass(frozen=True, slots=True)
+class TimedReply:
+    """A timed block: the runner's claims and the judge's own clock round them."""
+
+    reply: Reply
+    host_seconds: float
+
+
+class Link:
+    """One runner. Every command raises RunnerFailed unless the runner answers that it went well, in time."""
+
+    def __init__(self, channel: Channel, flags_fd: int, deadline: float) -> None:
+        """Takes over both. `deadline`: seconds that a command may take."""
+        self._channel, self._flags = channel, Flags(flags_fd)
+        os.close(flags_fd)
+        self.deadline = deadline
+        self._turn = 0
+        self._ended: RunnerFailed | None = None
+
+    def close(self) -> None:
+        self._channel.close()
+        self._flags.close()
+
+    def load(self, name: str, plan: bytes, blobs: Mapping[str, bytes], workload: str) -> None:
+        self._ask({"command": "load", "name": name, "workload": workload}, {**blobs, "plan": plan})
+
+    def map(self, arenas: Sequence[Arena]) -> None:
+        """Shares the arenas' blocks."""
+        blocks = [[a.number, a.block.nbytes] for a in arenas]
+        self._ask({"command": "map", "blocks": blocks}, fds=[a.fd for a in arenas])
+
+    def bind(
+        self, name: str, inputs: Arena, state: Mapping[str, Any], outputs: Arena, *,
+        seed: int, setup: bool, poison: bool,
+    ) -> None:  # fmt: skip
+        """`state`: name to Place. With `setup` the set-up steps run."""
+        places = [[p.model_dump(mode="json") for p in a.places] for a in (inputs, outputs)]
+        self._ask({
+            "command": "bind", "name": name, "inputs": places[0], "outputs": places[1], "seed": seed, "setup": setup,
+            "poison": poison, "state": {k: p.model_dump(mode="json") for k, p in state.items()},
+        })  # fmt: skip
+
+    def run(self, name: str) -> None:
+        self._ask({"command": "run", "name": name})
+
+    def choose(self, name: str, choice: Mapping[int, int]) -> None:
+        self._ask({"command": "choose", "name": name, "choice": {str(k): v for k, v in choice.items()}})
+
+    def capture(self, name: str) -> bool:
+        """Makes a program ready for `time`; whether it became a graph."""
+        return bool(self._ask({"command": "capture", "name": name}).captured)
+
+    def time(self, order: Sequence[str], *, flush: bool, switch: int = -1, fresh: Arena | None = None) -> TimedReply:
+        """Times the programs in `order`. Right before call `switch` its program gets the inputs in `fresh`, and right
+        after it copies its outputs to their slots."""
+        places = [p.model_dump(mode="json") for p in fresh.places] if fresh else []
+        self._send({"command": "time", "order": list(order), "flush": flush, "switch": switch, "fresh": places})
+        start = time.perf_counter()
+        self._flags.set(Flags.GO, self._turn)
+        done = self._flags.wait(Flags.DONE, self._turn, self.deadline, unless=self._channel.pending)
+        host = time.perf_counter() - start
+        reply = self._receive(self.deadline if done else 0.2)
+        if not done or len(reply.seconds) != len(order):
+            raise self._lost(ProtocolError("it did not time what it was asked to"))
+        return TimedReply(reply, host)
+
+    def drop(self) -> None:
+        """The runner forgets all programs and blocks."""
+        self._ask({"command": "drop"})
+
+    def _ask(
+        self, header: Mapping[str, Any], blobs: Mapping[str, bytes] | None = None, fds: Sequence[int] = ()
+    ) -> Reply:
+        self._send(header, blobs, fds)
+        return self._receive()
+
+    def _send(
+        self, header: Mapping[str, Any], blobs: Mapping[str, bytes] | None = None, fds: Sequence[int] = ()
+    ) -> None:
+        if self._ended is not None:
+            raise self._ended
+        self._turn += 1
+        try:
+            if self._channel.pending():
+                self._channel.receive(seconds=0.1)  # raises Gone where it ended
+                raise ProtocolError("it spoke out of turn")
+            self._channel.send({**header, "turn": self._turn}, blobs, fds, seconds=_SEND_SECONDS)
+        except (Gone, Expired, ProtocolError) as error:
+            raise self._lost(error) from None
+
+    def _receive(self, seconds: float | None = None) -> Reply:
+        try:
+            message = self._channel.receive(seconds=self.deadline if seconds is None else seconds)
+            reply = read_reply(message.header, self._turn)
+        except (Gone, Expired, ProtocolError) as error:
+            raise self._lost(error) from None
+        if reply.failure is not None:
+            failed = RunnerFailed(reply.failure, reply.text, lost=reply.lost)
+            self._ended = failed if reply.lost else None
+            raise failed
+        return reply
+
+    def _lost(self, error: Exception) -> RunnerFailed:
+        """What ends this line; every later command gives it again, at once."""
+        if isinstance(error, Expired):
+            self._ended = RunnerFailed("hang", f"it did not finish within {self.deadline:g} s on the GPU", lost=True)
+        else:
+            kind: Kind = "died" if isinstance(error, Gone) else "broke-protocol"
+            self._ended = RunnerFailed(kind, str(error), lost=True)
+        return self._ended

@@ -1,0 +1,205 @@
+"""Timed blocks of a candidate and its base in one runner, as `verifier.timing` and `verifier.racing` want them.
+
+For every block all memory is allocated anew, at other addresses, and filled with inputs that were never used before;
+the two sides never hold the same values. Small input sets are evicted from the cache before each call, large ones
+rotate.
+
+Outputs are poisoned before each call. In blocks that are checked, at a call that the judge picks, the candidate's
+inputs are replaced by others and the outputs of that call are compared like any other. So a kernel that leaves work out
+because earlier calls did it is found out, unless it does so rarely: one call of a block is looked at.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Mapping
+from statistics import median
+from typing import Literal
+
+from verifier.gpu.aten import decode
+from verifier.gpu.check import Loaded, Slots, write
+from verifier.gpu.device import Device
+from verifier.gpu.link import Link, RunnerFailed
+from verifier.gpu.protocol import Reply
+from verifier.gpu.slots import Arena, want_values
+from verifier.interpreter.compare import compare_values
+from verifier.plan.schema import LaunchStep
+from verifier.reference import Expected, Reference
+from verifier.specs import leaves
+from verifier.timing import Block
+
+Side = Literal["a", "b"]
+"""The candidate and the base."""
+
+BLOCK_SECONDS = 0.02
+"""Device time that a block should take."""
+MOST_PAIRS = 16
+CHECK_EVERY = 4
+SMALL_BYTES = 64 << 20
+"""Every block with fewer bytes of inputs and outputs is checked, of the others the first and one of CHECK_EVERY."""
+SETS = 2
+"""Input sets of one side that rotate where they are too large to flush."""
+_STEP = 8
+"""Block numbers kept for each program."""
+
+
+class TimedWrong(Exception):
+    """An output of a timed call was wrong. `reason` of the check."""
+
+
+class Pairs:
+    """Blocks of one workload. Raises RunnerFailed, TimedWrong, OutOfMemoryError; which side failed says `side`."""
+
+    def __init__(
+        self, device: Device, link: Link, reference: Reference, candidate: Loaded, base: Loaded,
+        salt: str = "",
+    ) -> None:  # fmt: skip
+        """`salt` of this visit's inputs."""
+        self._salt = salt
+        self._device, self._link, self._reference = device, link, reference
+        self._sides: dict[Side, Loaded] = {"a": candidate, "b": base}
+        self.choice: dict[int, int] = {}
+        """The candidate's alternatives."""
+        self.side: Side | None = None
+        """Whose command ran last."""
+        self.graphs = (True, True)
+        self._program = candidate.program(reference.workload.name)
+        self._open: dict[str, Slots] = {}
+        self._fresh: Arena | None = None
+        self._made: Expected | None = None
+        self._pairs, self._sets, self._flush = 2, 1, False
+
+    # -- for verifier.timing -----------------------------------------------------------------------
+
+    def measure(self, index: int) -> Block:
+        """One block in new memory, on new inputs; candidate first in even pairs."""
+        check = index == 0 or self._bytes() < SMALL_BYTES or secrets.randbelow(CHECK_EVERY) == 0
+        self._renew(f"block {index}", check=check)
+        order = [side for pair in range(self._pairs) for side in (("a", "b") if pair % 2 == 0 else ("b", "a"))]
+        names = [f"{side}{i // 2 % self._sets}" for i, side in enumerate(order)]
+        switch = secrets.choice([i for i, name in enumerate(names) if name == "a0"]) if check else -1
+        timed = self._link.time(names, flush=self._flush, switch=switch, fresh=self._fresh)
+        if self._made is not None:
+            self._check(self._made)
+        pairs, reply = _paired(timed.reply), timed.reply
+        self._adapt(pairs)
+        return Block(pairs, reply.clock_hz, timed.host_seconds, reply.untimed_seconds)
+
+    def host_bound(self) -> float:
+        """The candidate's mean time by the judge's own clock, calls back to back: above its honest time. Seconds."""
+        self._renew("bound", check=False)
+        calls = 2 * self._pairs
+        return self._link.time(["a0"] * calls, flush=False).host_seconds / calls
+
+    # -- for verifier.racing -----------------------------------------------------------------------
+
+    def alternatives(self) -> dict[int, int]:
+        """Forward step to its number of alternatives, where it has several."""
+        counts = {i: len(s.alternatives) for i, s in enumerate(self._program.forward) if isinstance(s, LaunchStep)}
+        return {i: n for i, n in counts.items() if n > 1}
+
+    def seconds_of(self, choice: Mapping[int, int]) -> float:
+        """Median time of the candidate with other alternatives, infinite where they cannot run."""
+        if not self._open:
+            self._renew("race", check=False)
+        try:
+            self._link.choose("a0", choice)
+            self._link.capture("a0")
+            timed = self._link.time(["a0"] * 3, flush=self._flush)
+        except RunnerFailed as failed:
+            if failed.lost:
+                raise
+            return math.inf
+        return median(timed.reply.seconds)
+
+    def close(self) -> None:
+        """Drops everything from the runner and frees the slots. Raises RunnerFailed."""
+        arenas = [a for slots in self._open.values() for a in slots.arenas] + ([self._fresh] if self._fresh else [])
+        loaded, self._open, self._fresh = bool(self._open), {}, None
+        try:
+            if loaded:
+                self._link.drop()
+        finally:
+            for arena in arenas:
+                arena.close()
+
+    # -- one block's memory ------------------------------------------------------------------------
+
+    def _renew(self, salt: str, *, check: bool) -> None:
+        self.close()
+        self._device.trim()
+        moved = self._bytes()
+        self._flush = 0 < moved < 2 * self._device.flush_bytes
+        roomy = 8 * SETS * moved < self._device.free_bytes()
+        self._sets = SETS if not self._flush and self._device.flush_bytes and roomy else 1
+        names: list[tuple[Side, int]] = [(side, k) for k in range(self._sets) for side in ("a", "b")]
+        if secrets.randbelow(2):
+            names.reverse()
+        for number, (side, k) in enumerate(names):
+            self._fill(side, k, salt, number * _STEP)
+        self._made = self._renew_fresh(salt, len(names) * _STEP) if check else None
+        graphs = {name: self._capture(name) for name in sorted(self._open)}
+        self.graphs = (graphs["a0"], graphs["b0"])
+
+    def _bytes(self) -> int:
+        """Of inputs and outputs."""
+        program = self._program
+        moved = {program.values[v].storage for v in (*program.inputs, *program.output_values())}
+        return sum(program.storages[i].bytes for i in moved)
+
+    def _fill(self, side: Side, k: int, salt: str, number: int) -> None:
+        """Memory, inputs and program of one side; block numbers begin at `number`."""
+        self.side = side
+        loaded, reference, name = self._sides[side], self._reference, f"{side}{k}"
+        slots = self._open[name] = Slots(self._device, loaded.program(reference.workload.name), reference.state, number)
+        slots.write(reference.inputs("task", f"{self._salt} {salt} {name}"), reference.state)
+        slots.arm()
+        self._link.load(name, loaded.text, loaded.blobs, reference.workload.name)
+        self._link.map(slots.arenas)
+        if side == "a" and self.choice:
+            self._link.choose(name, self.choice)
+        self._link.bind(
+            name, slots.inputs, slots.state, slots.outputs, seed=reference.init_seed, setup=True, poison=False
+        )
+
+    def _renew_fresh(self, salt: str, number: int) -> Expected:
+        """The inputs of the call that is checked, in a block of their own, and what it must give."""
+        made = self._reference.draw("task", f"{self._salt} {salt} fresh")
+        self._fresh = Arena(self._device, number, want_values(self._program, self._program.inputs))
+        for slot, tensor in zip(self._fresh.views, leaves(made.inputs), strict=True):
+            write(slot, tensor)
+        self._link.map([self._fresh])
+        return made
+
+    def _capture(self, name: str) -> bool:
+        self.side = "a" if name.startswith("a") else "b"
+        return self._link.capture(name)
+
+    def _check(self, made: Expected) -> None:
+        slots, reference = self._open["a0"], self._reference
+        if broken := slots.broken():
+            raise TimedWrong(broken)
+        tensors = iter([view.clone() for view in slots.outputs.views])
+        tree = decode(slots.program.output, lambda _: next(tensors), self._device.torch_device)
+        checks = compare_values(
+            tree, made.native, made.expected, made.ruler,
+            reference.problem.precision, given=list(leaves(made.inputs)), workload=reference.workload.name,
+            draw="timed",
+        )  # fmt: skip
+        for check in checks:
+            if not check["passed"]:
+                raise TimedWrong(f"output {check['output']} of a timed call: {check['reason']}")
+
+    def _adapt(self, pairs: tuple[tuple[float, float], ...]) -> None:
+        """Pairs of the next block: an even number that takes about BLOCK_SECONDS."""
+        one = sum(median(side) for side in zip(*pairs, strict=True))
+        count = int(BLOCK_SECONDS / max(one, 1e-6)) // 2 * 2
+        self._pairs = min(max(count, 2), MOST_PAIRS)
+
+
+def _paired(reply: Reply) -> tuple[tuple[float, float], ...]:
+    """(candidate, base) of each pair; odd pairs ran the other way round."""
+    seconds = reply.seconds
+    both = [(seconds[i], seconds[i + 1]) for i in range(0, len(seconds), 2)]
+    return tuple((x, y) if i % 2 == 0 else (y, x) for i, (x, y) in enumerate(both))

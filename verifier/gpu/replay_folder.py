@@ -1,0 +1,111 @@
+"""A plan in a folder, and a tool of the CUDA toolkit over one replay of it (`replay_once.py`).
+
+    plan.json      the plan as the tracing process wrote it
+    request.json   problem, workload, seed, choice of alternatives
+    blobs/         cubins, TTIR, PTX by name
+
+What profiler and sanitizer see is trusted code and the candidate's kernels, never its Python. A tool that is missing,
+refused or late costs a sentence, not a verdict. Free of CUDA and torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from verifier.problem import Problem
+from verifier.sandbox.zygote import clean_environment
+from verifier.verdict import Record
+
+_LOG_BYTES = 16 << 20
+_PLACES = (Path("/usr/local/cuda/bin"), Path("/opt/nvidia/nsight-compute"))
+
+
+class Replay(Record):
+    """What `replay_once` runs beside the plan."""
+
+    problem: Problem
+    workload: str
+    seed: int
+    choice: dict[int, int] = Field(default_factory=dict)
+    """Alternatives of forward steps, the first where none is named."""
+
+
+class ToolFailed(Exception):
+    """A tool gave nothing. One sentence."""
+
+
+def write_folder(folder: Path, plan: Mapping[str, Any], blobs: Mapping[str, bytes], replay: Replay) -> Path:
+    """Writes what `replay_once` reads; gives the folder. Names of blobs were checked by `read_plan`."""
+    (folder / "blobs").mkdir(parents=True, exist_ok=True)
+    (folder / "plan.json").write_text(json.dumps(plan))
+    (folder / "request.json").write_text(replay.model_dump_json())
+    for name, data in blobs.items():
+        if Path(name).name != name:
+            raise ValueError(f"a blob is named {name!r}")
+        (folder / "blobs" / name).write_bytes(data)
+    return folder
+
+
+def find_tool(name: str, places: Sequence[Path] = _PLACES) -> Path | None:
+    """An executable on PATH or where the toolkit puts it."""
+    home = [Path(os.environ["CUDA_HOME"]) / "bin"] if "CUDA_HOME" in os.environ else []
+    path = os.pathsep.join(map(str, [os.environ.get("PATH", ""), *home, *places]))
+    found = shutil.which(name, path=path)
+    return Path(found) if found else None
+
+
+def run_tool(
+    name: str, options: Sequence[str], folder: Path, *, seconds: float, environ: Mapping[str, str] | None = None,
+) -> str:  # fmt: skip
+    """The log of tool `name` over one replay of `folder`. Raises ToolFailed where it is missing, late, or the replay
+    itself failed and the tool has nothing to say about that."""
+    tool = find_tool(name)
+    if tool is None:
+        raise ToolFailed(f"{name} is not installed here")
+    with tempfile.TemporaryDirectory() as made:
+        log = Path(made) / "log"
+        command = [str(tool), "--log-file", str(log), *options, sys.executable, "-P", "-m", "verifier.gpu.replay_once",
+                   str(folder)]  # fmt: skip
+        code, said = run_alone(
+            command, clean_environment({**_visible(), "LC_ALL": "C", **(environ or {})}, ()), seconds
+        )
+        text = log.read_bytes()[:_LOG_BYTES].decode(errors="replace") if log.exists() else ""
+    if code is None:
+        raise ToolFailed(f"{name} did not finish within {seconds:g} s")
+    if not text.strip():
+        raise ToolFailed(f"{name} said nothing and ended with {code}: {said or 'no reason'}")
+    return text
+
+
+def run_alone(command: Sequence[str], environ: Mapping[str, str], seconds: float) -> tuple[int | None, str]:
+    """Exit code, None when it ran past its time and was killed with all it started, and its last line on stderr."""
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            command, env=dict(environ), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+        code: int | None = None
+        with suppress(subprocess.TimeoutExpired):
+            code = process.wait(seconds)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        log.seek(max(0, log.seek(0, os.SEEK_END) - 2000))
+        lines = log.read().decode(errors="replace").strip().splitlines()
+    return code, lines[-1] if lines else ""
+
+
+def _visible() -> dict[str, str]:
+    return {k: os.environ[k] for k in ("CUDA_VISIBLE_DEVICES", "CUDA_HOME") if k in os.environ}

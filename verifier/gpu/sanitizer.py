@@ -1,0 +1,78 @@
+"""compute-sanitizer over one replay of a plan: accesses that no value shows, and races in shared memory.
+
+    findings, excuses = sanitize(folder)
+
+memcheck runs without torch's cache of allocations, so that it sees where each buffer ends. racecheck knows shared memory
+only.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from verifier.gpu.replay_folder import ToolFailed, run_tool
+from verifier.verdict import Diagnostic
+
+TOOLS = {"memcheck": "memory-error", "racecheck": "shared-memory-race"}
+"""Tool to the code of its findings."""
+SECONDS = 180.0
+_MOST = 20
+_ALLOCATIONS = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+_START = re.compile(
+    r"(?P<error>Invalid \S+ (?:read|write|atomic)\b.*|Program hit .*|Error: .*|Race reported .*)|(?P<warning>Warning: .*)"
+)
+_PLACE = re.compile(r"\bin (?:\S*/)?([^\s/:]+):(\d+)")
+_SUMMARY = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: (\d+)")
+_NOISE = re.compile(r"Saved host backtrace|Host Frame|Device Frame")
+
+
+def sanitize(folder: Path, *, seconds: float = SECONDS) -> tuple[tuple[Diagnostic, ...], tuple[str, ...]]:
+    """Findings of both tools, and a sentence for each tool that gave nothing."""
+    found: list[Diagnostic] = []
+    excuses: list[str] = []
+    for tool, code in TOOLS.items():
+        environ = _ALLOCATIONS if tool == "memcheck" else {}
+        options = ["--tool", tool, "--target-processes", "all", "--print-limit", str(_MOST)]
+        try:
+            log = run_tool("compute-sanitizer", options, folder, seconds=seconds, environ=environ)
+            found += parse(log, code)
+        except (ToolFailed, ValueError) as excuse:
+            excuses.append(f"{tool}: {excuse}")
+    return tuple(found), tuple(excuses)
+
+
+def parse(log: str, code: str) -> list[Diagnostic]:
+    """Findings of one log, equal ones counted. Raises ValueError for a log that did not come to its summary."""
+    lines = [line.removeprefix("=========").strip() for line in log.splitlines() if line.startswith("=========")]
+    if not any(_SUMMARY.search(line) for line in lines):
+        raise ValueError(f"the sanitizer did not finish: {(lines or ['it said nothing'])[-1][:300]}")
+    records: list[tuple[str, list[str]]] = []
+    for line in lines:
+        if start := _START.match(line):
+            records.append(("error" if start["error"] else "warning", [line]))
+        elif not line or _SUMMARY.search(line) or _NOISE.match(line):
+            records.append(("", []))
+        elif records and records[-1][0]:
+            records[-1][1].append(line)
+    counted: dict[Diagnostic, int] = {}
+    for severity, said in records:
+        if severity:
+            found = _finding(severity, said, code)
+            counted[found] = counted.get(found, 0) + 1
+    return [found.model_copy(update={"count": n}) for found, n in counted.items()]
+
+
+def _finding(severity: str, said: list[str], code: str) -> Diagnostic:
+    """The error without thread and address, so that the same place counts as one."""
+    kept = [line for line in said if not re.match(r"by thread|Address 0x|Access to 0x|and is |Access at 0x", line)]
+    text = (
+        re.sub(r"\b0x[0-9a-f]+ ?|\[\d+ hazards?\]", "", " ".join(kept))
+        .removeprefix("Error: ")
+        .removeprefix("Warning: ")
+    )
+    place = _PLACE.search(" ".join(said))
+    return Diagnostic.model_validate({
+        "severity": severity, "code": code, "message": " ".join(text.split())[:500],
+        "line": int(place[2]) if place else None,
+    })  # fmt: skip

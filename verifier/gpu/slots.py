@@ -1,0 +1,169 @@
+"""Slots: where tensors lie in memory that judge and runner share, with guards around each.
+
+The judge creates a block, lays out tensors in it and fills what is between them with a secret byte; the runner maps the
+block and gets views. Every tensor has a torch storage of its own that begins where the plan's storage begins, so that
+views and byte offsets of a plan hold. A host page of two counters says go and done where a socket would be too slow.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from verifier.gpu.device import Block, Device
+from verifier.plan.arguments import Dim, Dims, DType
+from verifier.plan.schema import Program
+from verifier.specs import dtype_name, dtype_of, span
+
+ALIGN = 512
+GUARD = 64 << 10
+"""Bytes around every tensor that a candidate's kernel is given or writes."""
+_COUNT = struct.Struct("<Q")
+_SPIN_SECONDS = 2e-3
+
+Bytes = Annotated[int, Field(ge=0, le=1 << 40)]
+
+
+class Place(BaseModel):
+    """A tensor in a shared block: its storage is `bytes` from `start`; shape, stride and offset are elements in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    block: Annotated[int, Field(ge=0, lt=1 << 20)]
+    start: Bytes
+    bytes: Bytes
+    dtype: DType
+    shape: Dims
+    stride: Dims
+    offset: Dim = 0
+
+
+def view(block: Block, place: Place) -> Tensor:
+    """The tensor at `place`, which must be within the block. Raises ValueError."""
+    dtype = dtype_of(place.dtype)
+    need = (place.offset + span(place.shape, place.stride)) * dtype.itemsize
+    if need > place.bytes or place.start + place.bytes > block.nbytes:
+        raise ValueError("a slot is outside of its block")
+    count = place.bytes // dtype.itemsize * dtype.itemsize
+    flat = block.bytes(place.start, count).view(dtype)
+    return flat.as_strided(place.shape, place.stride, place.offset)
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """A tensor that needs a place; `bytes` is the size of its storage."""
+
+    bytes: int
+    dtype: DType
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int = 0
+
+
+def want_values(program: Program, values: Iterable[int]) -> list[Want]:
+    """What the values of a plan need, storages as large as the plan says."""
+    made = []
+    for value in values:
+        said = program.values[value]
+        size = max(program.storages[said.storage].bytes, 1)
+        made.append(Want(size, said.dtype, said.shape, said.stride, said.offset))
+    return made
+
+
+def want_dense(program: Program, values: Iterable[int]) -> list[Want]:
+    """What row-major copies of the values of a plan need."""
+    return [want_tensor(torch.empty(program.values[v].shape, dtype=dtype_of(program.values[v].dtype), device="meta"))
+            for v in values]  # fmt: skip
+
+
+def want_tensor(tensor: Tensor) -> Want:
+    """What a row-major copy of `tensor` needs."""
+    dense = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    size = max(dense.numel() * dense.element_size(), 1)
+    dtype: Any = dtype_name(tensor.dtype)
+    return Want(size, dtype, tuple(dense.shape), tuple(dense.stride()))
+
+
+class Arena:
+    """The judge's side of one block: places in order, each between two guards."""
+
+    def __init__(self, device: Device, number: int, wants: Iterable[Want], *, guard: int = GUARD) -> None:
+        """Raises what `Device.create` raises."""
+        self.number = number
+        self.places: list[Place] = []
+        self._gaps: list[tuple[int, int]] = []
+        at = 0
+        for want in wants:
+            start = -(-(at + guard) // ALIGN) * ALIGN
+            self._gaps.append((at, start))
+            at = start + want.bytes
+            self.places.append(
+                Place(block=number, start=start, bytes=want.bytes, dtype=want.dtype, shape=want.shape,
+                      stride=want.stride, offset=want.offset)
+            )  # fmt: skip
+        self._gaps.append((at, at + guard))
+        self.block, self.fd = device.create(at + guard)
+        self._gaps[-1] = (at, min(self.block.nbytes, at + 2 * guard))
+        self.views = [view(self.block, place) for place in self.places]
+        self._byte = 0
+
+    def arm(self, byte: int) -> None:
+        """Fills the guards with `byte`."""
+        self._byte = byte
+        for start, end in self._gaps:
+            self.block.bytes(start, end - start).fill_(byte)
+
+    def broken(self) -> list[int]:
+        """Guards that no longer hold their byte; guard i is before place i, the last is behind all."""
+        wrong = [(self.block.bytes(start, end - start) != self._byte).any() for start, end in self._gaps]
+        return torch.stack(wrong).nonzero().reshape(-1).tolist()
+
+    def storage(self, index: int) -> Tensor:
+        """All bytes of place `index`, uint8."""
+        place = self.places[index]
+        return self.block.bytes(place.start, place.bytes)
+
+    def close(self) -> None:
+        self.views.clear()
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+        self.block.close()
+
+
+class Flags:
+    """Two counters in a page of host memory that judge and runner map: `go` and `done`."""
+
+    GO, DONE = 0, 64
+
+    def __init__(self, fd: int) -> None:
+        """Maps the memory file `fd`, which stays the caller's."""
+        self._page = mmap.mmap(fd, mmap.PAGESIZE)
+
+    def set(self, counter: int, value: int) -> None:
+        _COUNT.pack_into(self._page, counter, value)
+
+    def wait(self, counter: int, value: int, seconds: float, *, unless: Callable[[], bool] = lambda: False) -> bool:
+        """Waits until a counter has the value; whether it came in time. After a while of spinning it asks `unless`."""
+        start = time.perf_counter()
+        while _COUNT.unpack_from(self._page, counter)[0] != value:
+            waited = time.perf_counter() - start
+            if waited > seconds:
+                return False
+            if waited > _SPIN_SECONDS:
+                if unless() and _COUNT.unpack_from(self._page, counter)[0] != value:
+                    return False
+                time.sleep(50e-6)
+        return True
+
+    def close(self) -> None:
+        self._page.close()

@@ -1,0 +1,67 @@
+"""What a supervisor asks of its judge, and what it gets back. Loads no torch."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from verifier.problem import Problem
+from verifier.timing import RULES, Confirmation, Rules, WorkloadTiming
+from verifier.verdict import Record, Status, TestReport
+
+
+class Request(Record):
+    """One visit. The plans and their blobs travel beside it."""
+
+    problem: Problem
+    seed: int
+    """Secret; weights follow from it, and with `salt` inputs and expected values. A judge keeps the last weights."""
+    salt: str = ""
+    """Another one for each visit gives each other inputs."""
+    workloads: tuple[str, ...] = Field(min_length=1)
+    """Checked, in this order; each a program of the plan."""
+    draws: tuple[str, ...] | None = None
+    """Input distributions, None for all of `inputs.DRAWS`."""
+    repeats: int = Field(default=5, ge=1)
+    """Runs of the first draw, which must agree bit by bit."""
+    probe: bool = True
+    """Look for the class of arithmetic with integers."""
+    timed: tuple[str, ...] = ()
+    """Workloads that are timed against the base where every check passed."""
+    floor_seconds: dict[str, float] = Field(default_factory=dict)
+    """Least honest time of the candidate by workload."""
+    rules: Rules = RULES
+    confirmation: Confirmation | None = None
+    """Confirm on fresh blocks after the decision, by these rules."""
+    command_seconds: float = Field(default=10.0, gt=0)
+    """Deadline of one command of the runner."""
+    limit_seconds: float = Field(default=600.0, gt=0)
+    """Of the whole visit; passing it is our fault."""
+
+
+class Visit(Record):
+    """What came of a visit. `status` is None where every check passed or none applied."""
+
+    status: Status | None
+    reason: str
+    test: TestReport
+    timings: tuple[WorkloadTiming, ...] = ()
+    runner_lost: bool = False
+    """The runner was replaced."""
+    seconds: dict[str, float] = Field(default_factory=dict)
+    """Wall seconds by part: check, time."""
+
+
+class Fault(Record):
+    """A visit that gave no result. `problem`: the user's file is at fault; `runner`: the runner was gone before the
+    visit began; `ours`: the judge is at fault, and it ends."""
+
+    kind: Literal["problem", "runner", "ours"]
+    message: str
+    line: int | None = None
+
+
+def read_answer(header: dict[str, Any]) -> Visit | Fault:
+    """The judge's answer to a request."""
+    return Fault.model_validate(header["fault"]) if "fault" in header else Visit.model_validate(header["visit"])
