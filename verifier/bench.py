@@ -13,7 +13,7 @@ from pydantic import Field
 
 from verifier.candidate import Candidate
 from verifier.timing import WorkloadTiming
-from verifier.verdict import CompileReport, ProfileReport, Record, Status, TestReport, Verdict
+from verifier.verdict import Ceilings, CompileReport, ProfileReport, Record, Status, StepTimes, TestReport, Verdict
 
 VISIT_SECONDS = 60.0
 """The most that one visit to a GPU may take; what a search reserves for each."""
@@ -43,6 +43,9 @@ class TestStage(Record):
     report: TestReport
     timings: tuple[WorkloadTiming, ...] = ()
     """Of the same visit to the GPU."""
+    steps: tuple[StepTimes, ...] = ()
+    ceilings: Ceilings | None = None
+    """Both of that visit, for the measured profile."""
     seconds: dict[str, float] = Field(default_factory=dict)
     """Step to its time."""
     status: Status | None = None

@@ -256,9 +256,19 @@ class Judge:
         return None
 
     def profile(self, stage: CompileStage, test: TestStage) -> ProfileReport:
-        """The analytic estimate and its diagnosis, and the times of the visit to a GPU where there was one."""
-        profiled: _Profiled = stage.handle.profiled
-        return ProfileReport(estimates=profiled.estimates, timings=test.timings, diagnosis=profiled.diagnosis)
+        """The analytic estimate and its diagnosis, and what the visit to a GPU measured where there was one."""
+        kept: Kept = stage.handle
+        made = kept.profiled
+        report = ProfileReport(estimates=made.estimates, timings=test.timings, diagnosis=made.diagnosis)
+        if test.ceilings is None or not test.steps:
+            return report
+        from verifier.gpu.advice import advise  # brings numpy, which a machine without a GPU need not load here
+
+        measured, diagnosis = advise(
+            kept.plan, test.steps, made.kernels, made.estimates, test.ceilings, get_target(self.target),
+            choices={t.workload: t.choice for t in test.timings}, static=made.diagnosis,
+        )  # fmt: skip
+        return report.model_copy(update={"measured": measured, "diagnosis": diagnosis})
 
     def verdict(
         self,

@@ -132,12 +132,29 @@ def inspect_job(
     """
     problem = Problem.model_validate(payload["problem"])
     workload = next(w for w in problem.workloads if w.name == payload["workload"])
+    _forget_devices()
     try:
         return inspect_arguments(problem, workload), {}
     except ProblemError as error:
         message = str(error).removeprefix(f"{error.file}:{error.line}: ").removeprefix(f"{error.file}: ")
         fault = {"message": message, "file": error.file, "line": error.line, "next_step": error.next_step}
         return {"error": fault}, {}
+
+
+def _forget_devices() -> None:
+    """A file may make its inputs on "cuda": a CUDA build of torch would start the driver for a fake tensor, which a
+    forked process cannot. Changes torch in this process for good.
+    """
+    import torch
+    import torch._subclasses.fake_tensor
+
+    def nothing(*_args: object) -> None: ...
+
+    fake: Any = torch._subclasses.fake_tensor
+    torch.cuda._lazy_init = nothing
+    fake.FakeTensorMode.avoid_device_init = property(lambda _self: True)
+    if hasattr(fake, "init_gpu_context"):
+        fake.init_gpu_context = nothing
 
 
 def read_inspection(value: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -165,13 +165,16 @@ def choose(program: Program, choices: Sequence[Sequence[str]]) -> tuple[dict[int
     tuned = [(i, s) for i, s in enumerate(program.forward) if isinstance(s, LaunchStep) and s.autotuned]
     chosen: dict[int, int] = {}
     for (position, step), (_, config) in zip(tuned, choices, strict=False):
-        fits = [i for i, a in enumerate(step.alternatives) if _same_config(a.config, config)]
+        for ignored in ((), ("num_stages",)):  # configurations that compile to one cubin are one alternative
+            fits = [i for i, a in enumerate(step.alternatives) if _same_config(a.config, config, ignored)]
+            if fits:
+                break
         if fits:
             chosen[position] = fits[0]
     return chosen, len(tuned) - len(chosen)
 
 
-def _same_config(a: str, b: str) -> bool:
-    """Whether two printed configurations agree in all that both versions of Triton print."""
+def _same_config(a: str, b: str, ignored: Sequence[str] = ()) -> bool:
+    """Whether two printed configurations agree in all that both versions of Triton print, but for what is ignored."""
     x, y = (dict(part.partition(": ")[::2] for part in text.split(", ")) for text in (a[:500], b[:500]))
-    return all(x[name] == y[name] for name in x.keys() & y.keys())
+    return all(x[name] == y[name] for name in (x.keys() & y.keys()) - set(ignored))

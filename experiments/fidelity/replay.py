@@ -95,7 +95,7 @@ class _One:
         self.replayer.poison = True
         measure.seed()
         with torch.no_grad():
-            self.replayer.setup()
+            self.replayer.setup(measure.SEED)
         measure.settle(self.device)
         chosen, missing = choose(program, self.said.get("choices", ()))
         self.replayer.choose(chosen)

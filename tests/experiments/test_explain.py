@@ -13,6 +13,7 @@ from agent.session import Deps
 from agent.testing import ScriptedBench, ScriptedModel, Wander, make_run, reply, source
 from experiments.cli import main
 from experiments.explain import difference, stages, with_excerpts
+from experiments.tables import print_verdict
 from tools.fleet.local import LocalFleet
 from verifier.verdict import (
     Ceilings,
@@ -106,6 +107,14 @@ def test_findings_get_their_line_of_the_source() -> None:
 def test_stages_say_where_it_ended() -> None:
     assert stages(verdict()).endswith("correctness passed  timing passed")
     assert stages(verdict(status=Status.WRONG)).endswith("interpret passed  correctness wrong  timing not reached")
+
+
+def test_times_by_step_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    print_verdict(verdict())
+    said = capsys.readouterr().out
+    assert "measured on w" in said
+    assert "200.0 us" in said
+    assert "starting kernels takes 10% (2.0 us each)" in said
 
 
 def test_equal_verdicts_do_not_differ() -> None:

@@ -126,10 +126,10 @@ def advise(
 ) -> tuple[MeasuredProfile, tuple[Diagnostic, ...]]:
     """The measured profile and the ranked advice, at most `MAX_ADVICE`.
 
-    `kernels` in the plan's order; `choices`: by workload the alternative of a forward step that ran, else the first;
-    `static`: the diagnosis by estimates, ranked.
+    `kernels` in the plan's order, empty where there is no static profile; `choices`: by workload the alternative of a
+    forward step that ran, else the first; `static`: the diagnosis by estimates, ranked.
     """
-    reports = dict(zip(plan.kernels, kernels, strict=True))
+    reports = dict(zip(plan.kernels, kernels, strict=True)) if kernels else {}
     known = {e.workload: e for e in estimates}
     contexts = []
     for time in times:
@@ -160,14 +160,15 @@ def _steps(
         name, line, kernel, waves = "", step.line, None, 0.0
         if isinstance(step, LaunchStep):
             chosen = step.alternatives[choice.get(position, 0)]
-            image, kernel = plan.kernels[chosen.kernel], reports[chosen.kernel]
+            image, kernel = plan.kernels[chosen.kernel], reports.get(chosen.kernel)
             name, line = image.title, image.line
-            waves = math.prod(chosen.grid) * image.num_ctas / (target.sms * max(1, kernel.blocks_per_sm))
+            resident = kernel.blocks_per_sm if kernel else 0
+            waves = math.prod(chosen.grid) * image.num_ctas / (target.sms * max(1, resident))
         else:
             name = step.op.removeprefix("aten::").partition(".")[0]
         made.append(
             Step(
-                position=position, name=name, line=line, custom=kernel is not None, seconds=seconds,
+                position=position, name=name, line=line, custom=isinstance(step, LaunchStep), seconds=seconds,
                 busy=max(seconds - times.launch_seconds, seconds / 4), estimate=of, kernel=kernel, waves=waves,
                 memory=of.bytes / ceilings.copy_rate if of else 0.0, compute=_compute(of, ceilings) if of else 0.0,
             )
@@ -215,7 +216,7 @@ def _findings(context: Context) -> Iterator[Finding]:
     library = [s for s in context.steps if not s.custom]
     yield from library_share([(s.name, s.seconds, s.line) for s in library], total)
     for step in context.steps:
-        if step.custom and step.estimate and step.busy > max(_SMALL * total, 0.5 * context.launch_seconds):
+        if step.kernel and step.estimate and step.busy > max(_SMALL * total, 0.5 * context.launch_seconds):
             yield from _of_kernel(step, context)
 
 

@@ -45,10 +45,10 @@ class GpuBench:
     def _request(self, stage: CompileStage, kept: Kept) -> Request:
         traced = tuple(p.workload for p in kept.plan.programs)
         timed = {w.name for w in self.problem.having(Role.TIMED)} or set(traced)
-        digest = hashlib.sha256(f"{self._seed}/{stage.report.plan}".encode()).digest()
         return Request(
             problem=self.problem,
-            seed=int.from_bytes(digest[:7], "big"),
+            seed=self._seed,
+            salt=hashlib.sha256(f"{self._seed}/{stage.report.plan}".encode()).hexdigest(),
             workloads=traced,
             timed=tuple(n for n in traced if n in timed) if kept.base is not None else (),
             limit_seconds=VISIT_SECONDS,
@@ -68,7 +68,7 @@ def joined(test: TestStage, visit: Visit) -> TestStage:
     if visit.status is not None:
         reason = visit.reason or visit.test.reason
         return TestStage(report=report, status=visit.status, reason=reason, seconds=seconds)
-    return TestStage(report=report, timings=visit.timings, seconds=seconds)
+    return TestStage(report=report, timings=visit.timings, steps=visit.steps, ceilings=visit.ceilings, seconds=seconds)
 
 
 def _plans(kept: Kept) -> Plans:

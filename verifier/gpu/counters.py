@@ -44,8 +44,12 @@ SECONDS = 120.0
 HIGH, LOW, FEW = 80.0, 60.0, 30.0
 """Percent: at a roof, far from it, few warps."""
 _NUMBER = re.compile(r"-?\d[\d,]*(\.\d+)?([eE][+-]?\d+)?")
-_UNKNOWN = re.compile(r"[Ff]ailed to find metric\s+(?:regex:\^?)?([a-z0-9_]+(?:\.[a-z0-9_]+)*)")
+_UNKNOWN = re.compile(r"(?i)failed to find metric|unknown metric|not available metric")
 _REFUSED = "ERR_NVGPUCTRPERM"
+_NO_PERMISSION = (
+    f"ncu may not read counters here ({_REFUSED}): it needs root, CAP_PERFMON, or a driver loaded with "
+    "NVreg_RestrictProfilingToAdminUsers=0"
+)
 
 
 class CounterError(ValueError):
@@ -71,21 +75,26 @@ class Counted(Record):
 
 def count(folder: Path, plan: Plan, *, seconds: float = SECONDS) -> Counted:
     """Counters of the plan's own kernels in one replay of the folder, the first `MOST_LAUNCHES` launches."""
-    wanted = dict(METRICS)
     try:
-        for _ in range(3):
-            log = run_tool("ncu", options(plan, wanted), folder, seconds=seconds)
-            missing = {m.rstrip("$") for m in _UNKNOWN.findall(log)}
-            left = {k: v for k, v in wanted.items() if v not in missing and v.partition(".")[0] not in missing}
-            if left == wanted or not left:
-                break
-            wanted = left
-        if _REFUSED in log:
-            raise ToolFailed("ncu may not read counters here (ERR_NVGPUCTRPERM): it needs root, CAP_PERFMON, or a driver "
-                             "loaded with NVreg_RestrictProfilingToAdminUsers=0")  # fmt: skip
-        return Counted(launches=parse(log))
+        log = run_tool("ncu", options(plan, METRICS), folder, seconds=seconds)
+        if unknown := unknown_metrics(log.text):
+            known = {ours: theirs for ours, theirs in METRICS.items() if theirs not in unknown}
+            log = run_tool("ncu", options(plan, known), folder, seconds=seconds)
+        if _REFUSED in log.text:
+            raise ToolFailed(_NO_PERMISSION)
+        launches = parse(log.text)
+        if not launches and log.failure:
+            raise ToolFailed(f"the replay under ncu failed: {log.failure}")
+        return Counted(launches=launches)
     except (ToolFailed, CounterError) as excuse:
         return Counted(excuse=str(excuse)[:1000])
+
+
+def unknown_metrics(log: str) -> set[str]:
+    """Those of `METRICS` that the profiler says it does not know."""
+    said = [line for line in log.splitlines() if _UNKNOWN.search(line)]
+    named = " ".join(said)
+    return {m for m in METRICS.values() if re.search(rf"(?<![\w.]){re.escape(m.partition('.')[0])}(?!\w)", named)}
 
 
 def options(plan: Plan, metrics: Mapping[str, str]) -> list[str]:

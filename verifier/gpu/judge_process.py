@@ -15,12 +15,14 @@ import socket
 import sys
 import time
 import traceback
+from contextlib import suppress
 from typing import Any, Literal
 
 import torch
 
 from verifier import racing, timing
 from verifier.errors import ProblemError
+from verifier.gpu.ceilings import ceilings
 from verifier.gpu.check import DoesNotFit, Found, Loaded, References, Stochastic, WorkloadCheck
 from verifier.gpu.device import Device, open_device
 from verifier.gpu.link import Link, RunnerFailed
@@ -33,9 +35,11 @@ from verifier.plan.reader import PlanError, read_plan
 from verifier.problem import Workload
 from verifier.reference import Reference
 from verifier.timing import WorkloadTiming
-from verifier.verdict import Diagnostic, Record, Status, TestReport
+from verifier.verdict import Ceilings, Diagnostic, Record, Status, StepTimes, TestReport
 
 _PATIENCE = 60.0
+_STEP_RUNS = 8
+"""Calls that timing each step takes, with some to spare."""
 Outcome = Literal["passed", "failed", "not_applicable"]
 
 
@@ -46,6 +50,7 @@ class Judge:
         self._device = device
         self._references = References(device.torch_device)
         self._link: Link | None = None
+        self._ceilings: Ceilings | None = None
 
     def take_runner(self, message: Message) -> None:
         """Takes over the runner's socket and page of flags."""
@@ -67,12 +72,20 @@ class Judge:
         """Raises ProblemError where the problem's file is at fault."""
         work = _Visit(self._device, self._references, self._link, request, blobs)
         try:
-            return work.run()
+            answer = work.run()
+            return answer.model_copy(update={"ceilings": self._peaks()}) if answer.steps else answer
         finally:
             if work.lost:
                 self._drop_runner()
             gc.collect()
             self._device.trim()
+
+    def _peaks(self) -> Ceilings | None:
+        """Measured once; None where this device has none, or no room for it."""
+        if self._ceilings is None and self._device.torch_device.type == "cuda":
+            with suppress(RuntimeError):  # out of memory, or a product that this build cannot do
+                self._ceilings = ceilings(self._device.torch_device)
+        return self._ceilings
 
     def _drop_runner(self) -> None:
         if self._link is not None:
@@ -91,6 +104,7 @@ class _Visit:
         self._device, self._references, self._link, self._request = device, references, link, request
         self._blobs, self._found = blobs, Found()
         self._timings: list[WorkloadTiming] = []
+        self._steps: list[StepTimes] = []
         self._excuse = ""
         self.lost = False
         link.deadline = request.command_seconds
@@ -178,6 +192,7 @@ class _Visit:
             if request.confirmation is not None:
                 confirmed = timing.confirm(pairs.measure, decided, request.confirmation, floor_seconds=floor)
             bound = pairs.host_bound()
+            self._time_steps(pairs, bound)
         except RunnerFailed as failed:
             if pairs.side == "b" and not failed.lost:
                 raise DoesNotFit(f"the base cannot be timed: {failed}") from None
@@ -188,6 +203,18 @@ class _Visit:
             WorkloadTiming(workload=workload.name, decided=decided, confirmed=confirmed, graphs=pairs.graphs,
                            choice=pairs.choice, host_bound_seconds=bound)
         )  # fmt: skip
+
+    def _time_steps(self, pairs: Pairs, call_seconds: float) -> None:
+        """Only where there is time for it, so that it cannot run past the deadline of a command by itself."""
+        if not self._request.steps or _STEP_RUNS * call_seconds > self._link.deadline / 2:
+            return
+        try:
+            found = pairs.steps()
+        except RunnerFailed as failed:
+            if failed.lost:
+                raise
+            return
+        self._steps += [found] if found is not None else []
 
     def _finish(self, pairs: Pairs) -> None:
         try:
@@ -218,8 +245,8 @@ class _Visit:
             skipped_draws=found.skipped, findings=tuple(findings), precision=found.precision, seconds=seconds["check"],
         )  # fmt: skip
         return Visit(
-            status=status, reason=reason, test=report, timings=tuple(self._timings), runner_lost=self.lost,
-            seconds=seconds,
+            status=status, reason=reason, test=report, timings=tuple(self._timings), steps=tuple(self._steps),
+            runner_lost=self.lost, seconds=seconds,
         )  # fmt: skip
 
 

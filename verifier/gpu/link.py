@@ -122,6 +122,10 @@ class Link:
             raise self._lost(ProtocolError("it did not time what it was asked to"))
         return TimedReply(reply, host)
 
+    def steps(self, name: str) -> tuple[float, ...]:
+        """Seconds of each forward step as the runner claims them, then those of a tiny kernel."""
+        return self._ask({"command": "steps", "name": name}).seconds
+
     def drop(self) -> None:
         """The runner forgets all programs and blocks."""
         self._ask({"command": "drop"})

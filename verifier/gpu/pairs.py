@@ -28,6 +28,7 @@ from verifier.plan.schema import LaunchStep
 from verifier.reference import Expected, Reference
 from verifier.specs import leaves
 from verifier.timing import Block
+from verifier.verdict import StepTimes
 
 Side = Literal["a", "b"]
 """The candidate and the base."""
@@ -91,6 +92,13 @@ class Pairs:
         self._renew("bound", check=False)
         calls = 2 * self._pairs
         return self._link.time(["a0"] * calls, flush=False).host_seconds / calls
+
+    def steps(self) -> StepTimes | None:
+        """Where the candidate's time goes, after `host_bound`; None where its steps cannot be timed one by one."""
+        seconds = self._link.steps("a0")
+        if len(seconds) != len(self._program.forward) + 1:
+            return None
+        return StepTimes(workload=self._program.workload, seconds=seconds[:-1], launch_seconds=seconds[-1])
 
     # -- for verifier.racing -----------------------------------------------------------------------
 

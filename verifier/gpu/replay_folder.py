@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
@@ -40,6 +40,13 @@ class Replay(Record):
     seed: int
     choice: dict[int, int] = Field(default_factory=dict)
     """Alternatives of forward steps, the first where none is named."""
+
+
+class ToolLog(NamedTuple):
+    """What a tool wrote, and why the replay under it failed, empty where it ended well."""
+
+    text: str
+    failure: str
 
 
 class ToolFailed(Exception):
@@ -68,25 +75,23 @@ def find_tool(name: str, places: Sequence[Path] = _PLACES) -> Path | None:
 
 def run_tool(
     name: str, options: Sequence[str], folder: Path, *, seconds: float, environ: Mapping[str, str] | None = None,
-) -> str:  # fmt: skip
-    """The log of tool `name` over one replay of `folder`. Raises ToolFailed where it is missing, late, or the replay
-    itself failed and the tool has nothing to say about that."""
+) -> ToolLog:  # fmt: skip
+    """Tool `name` over one replay of `folder`. Raises ToolFailed where it is missing, late or says nothing."""
     tool = find_tool(name)
     if tool is None:
         raise ToolFailed(f"{name} is not installed here")
+    replay = [sys.executable, "-P", "-m", "verifier.gpu.replay_once", str(folder)]
+    clean = clean_environment({**_passed_on(), "LC_ALL": "C", **(environ or {})}, ())
     with tempfile.TemporaryDirectory() as made:
         log = Path(made) / "log"
-        command = [str(tool), "--log-file", str(log), *options, sys.executable, "-P", "-m", "verifier.gpu.replay_once",
-                   str(folder)]  # fmt: skip
-        code, said = run_alone(
-            command, clean_environment({**_visible(), "LC_ALL": "C", **(environ or {})}, ()), seconds
-        )
+        code, said = run_alone([str(tool), "--log-file", str(log), *options, *replay], clean, seconds)
         text = log.read_bytes()[:_LOG_BYTES].decode(errors="replace") if log.exists() else ""
     if code is None:
         raise ToolFailed(f"{name} did not finish within {seconds:g} s")
+    failure = f"it ended with {code}: {said or 'no reason'}" if code else ""
     if not text.strip():
-        raise ToolFailed(f"{name} said nothing and ended with {code}: {said or 'no reason'}")
-    return text
+        raise ToolFailed(f"{name} said nothing; {failure or 'it ended well'}")
+    return ToolLog(text, failure)
 
 
 def run_alone(command: Sequence[str], environ: Mapping[str, str], seconds: float) -> tuple[int | None, str]:
@@ -107,5 +112,5 @@ def run_alone(command: Sequence[str], environ: Mapping[str, str], seconds: float
     return code, lines[-1] if lines else ""
 
 
-def _visible() -> dict[str, str]:
+def _passed_on() -> dict[str, str]:
     return {k: os.environ[k] for k in ("CUDA_VISIBLE_DEVICES", "CUDA_HOME") if k in os.environ}

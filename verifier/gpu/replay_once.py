@@ -61,6 +61,9 @@ def replay(
 
 def main() -> int:
     torch.set_grad_enabled(False)
+    if not torch.cuda.is_available():
+        print("there is no NVIDIA GPU here", file=sys.stderr)
+        return 1
     try:
         replay(Path(sys.argv[1]), torch.device("cuda", 0), CudaLauncher(), torch.cuda.profiler.profile)
     except (PlanError, WarpsmithError, ReplayError, CudaError, RuntimeError, OSError) as error:

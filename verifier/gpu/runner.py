@@ -28,6 +28,7 @@ from verifier.gpu.memory import ReplayError
 from verifier.gpu.protocol import FROM_JUDGE, Channel, FailureKind, Gone, Message, Reply
 from verifier.gpu.replay import Replayer
 from verifier.gpu.slots import Flags, Place, view
+from verifier.gpu.stepclock import time_steps
 from verifier.plan.reader import PlanError, read_plan
 
 _PATIENCE = 60.0
@@ -93,7 +94,7 @@ class Runner:
         self._blocks: dict[int, Block] = {}
         self._commands: dict[str, Callable[[Message, int], Reply]] = {
             "load": self._load, "map": self._map, "bind": self._bind, "run": self._run, "choose": self._choose,
-            "capture": self._capture, "time": self._time, "drop": self._drop,
+            "capture": self._capture, "time": self._time, "steps": self._steps, "drop": self._drop,
         }  # fmt: skip
 
     def answer(self, message: Message) -> Reply:
@@ -191,6 +192,13 @@ class Runner:
         self._flags.set(Flags.DONE, turn)
         return Reply(turn=turn, seconds=tuple(timed.seconds), untimed_seconds=timed.untimed_seconds,
                      clock_hz=timed.clock_hz)  # fmt: skip
+
+    def _steps(self, message: Message, turn: int) -> Reply:
+        """Seconds of each step of forward, then those of a tiny kernel. Outputs are not given to the judge."""
+        program = self._programs[message.header["name"]]
+        seconds = time_steps(program.replayer, self._device)
+        program.unready()
+        return Reply(turn=turn, seconds=tuple(seconds))
 
     def _call(self, name: str, fresh: list[Tensor] | None) -> Call:
         """One timed call; with `fresh` inputs it gives its outputs to the judge."""

@@ -2,8 +2,8 @@
 
     findings, excuses = sanitize(folder)
 
-memcheck runs without torch's cache of allocations, so that it sees where each buffer ends. racecheck knows shared memory
-only.
+memcheck runs without torch's cache of allocations, so that it sees where each buffer ends. racecheck knows shared
+memory only.
 """
 
 from __future__ import annotations
@@ -17,11 +17,15 @@ from verifier.verdict import Diagnostic
 TOOLS = {"memcheck": "memory-error", "racecheck": "shared-memory-race"}
 """Tool to the code of its findings."""
 SECONDS = 180.0
-_MOST = 20
-_ALLOCATIONS = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-_START = re.compile(
-    r"(?P<error>Invalid \S+ (?:read|write|atomic)\b.*|Program hit .*|Error: .*|Race reported .*)|(?P<warning>Warning: .*)"
-)
+_COMMON = ("--target-processes", "all", "--print-limit", "20")
+_OPTIONS = {
+    "memcheck": ("--tool", "memcheck", "--report-api-errors", "no", *_COMMON),
+    "racecheck": ("--tool", "racecheck", "--racecheck-report", "analysis", *_COMMON),
+}
+_ENVIRON = {"memcheck": {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}}
+_START = re.compile(r"(?P<error>Invalid \S+ (?:read|write|atomic)\b|Program hit |Error: )|Warning: ")
+_VARIES = re.compile(r"by thread|Address 0x|Access (?:to|at) 0x|and is ")
+_CUT = re.compile(r"^(?:Error|Warning): |(?<![+\w])0x[0-9a-f]+ (?:in )?|\[\d+ hazards?\]")
 _PLACE = re.compile(r"\bin (?:\S*/)?([^\s/:]+):(\d+)")
 _SUMMARY = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: (\d+)")
 _NOISE = re.compile(r"Saved host backtrace|Host Frame|Device Frame")
@@ -32,11 +36,12 @@ def sanitize(folder: Path, *, seconds: float = SECONDS) -> tuple[tuple[Diagnosti
     found: list[Diagnostic] = []
     excuses: list[str] = []
     for tool, code in TOOLS.items():
-        environ = _ALLOCATIONS if tool == "memcheck" else {}
-        options = ["--tool", tool, "--target-processes", "all", "--print-limit", str(_MOST)]
         try:
-            log = run_tool("compute-sanitizer", options, folder, seconds=seconds, environ=environ)
-            found += parse(log, code)
+            log = run_tool("compute-sanitizer", _OPTIONS[tool], folder, seconds=seconds, environ=_ENVIRON.get(tool))
+            made = parse(log.text, code)
+            if log.failure and not made:
+                raise ToolFailed(f"the replay failed: {log.failure}")
+            found += made
         except (ToolFailed, ValueError) as excuse:
             excuses.append(f"{tool}: {excuse}")
     return tuple(found), tuple(excuses)
@@ -65,12 +70,7 @@ def parse(log: str, code: str) -> list[Diagnostic]:
 
 def _finding(severity: str, said: list[str], code: str) -> Diagnostic:
     """The error without thread and address, so that the same place counts as one."""
-    kept = [line for line in said if not re.match(r"by thread|Address 0x|Access to 0x|and is |Access at 0x", line)]
-    text = (
-        re.sub(r"\b0x[0-9a-f]+ ?|\[\d+ hazards?\]", "", " ".join(kept))
-        .removeprefix("Error: ")
-        .removeprefix("Warning: ")
-    )
+    text = _CUT.sub("", " ".join(line for line in said if not _VARIES.match(line)))
     place = _PLACE.search(" ".join(said))
     return Diagnostic.model_validate({
         "severity": severity, "code": code, "message": " ".join(text.split())[:500],

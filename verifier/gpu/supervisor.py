@@ -165,7 +165,8 @@ class GpuWorker:
         """`device`: `package.module:function` that opens the device in judge and runner. `environ`: variables of both,
         for example CUDA_VISIBLE_DEVICES. `paths`: import roots beside ours. `spares`: runners kept warm."""
         self._device = device
-        inherited = {k: os.environ[k] for k in ("CUDA_VISIBLE_DEVICES",) if k in os.environ}
+        inherited = {k: os.environ[k] for k in ("CUDA_VISIBLE_DEVICES", "XDG_CACHE_HOME") if k in os.environ}
+        inherited.setdefault("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))  # measured ceilings
         self._environ = clean_environment({**_NO_CUDA_BEFORE_FORK, **inherited, **(environ or {})}, paths)
         self._spare_count = spares
         self._lock = threading.Lock()

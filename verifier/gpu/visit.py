@@ -8,7 +8,7 @@ from pydantic import Field
 
 from verifier.problem import Problem
 from verifier.timing import RULES, Confirmation, Rules, WorkloadTiming
-from verifier.verdict import Record, Status, TestReport
+from verifier.verdict import Ceilings, Record, Status, StepTimes, TestReport
 
 
 class Request(Record):
@@ -32,6 +32,8 @@ class Request(Record):
     floor_seconds: dict[str, float] = Field(default_factory=dict)
     """Least honest time of the candidate by workload."""
     rules: Rules = RULES
+    steps: bool = True
+    """Time each step of what was timed."""
     confirmation: Confirmation | None = None
     """Confirm on fresh blocks after the decision, by these rules."""
     command_seconds: float = Field(default=10.0, gt=0)
@@ -47,6 +49,10 @@ class Visit(Record):
     reason: str
     test: TestReport
     timings: tuple[WorkloadTiming, ...] = ()
+    steps: tuple[StepTimes, ...] = ()
+    """Of timed workloads; for advice alone: the runner says so, and nobody checks it."""
+    ceilings: Ceilings | None = None
+    """What the device reaches at best, where steps were timed."""
     runner_lost: bool = False
     """The runner was replaced."""
     seconds: dict[str, float] = Field(default_factory=dict)

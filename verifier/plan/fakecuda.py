@@ -189,6 +189,7 @@ def install(target: Target, recorder: Recorder) -> None:
     if hasattr(fake_tensor, "init_gpu_context"):
         _replace(fake_tensor, init_gpu_context=_silent)
     _replace(torch.nn.Module, _apply=_apply)
+    _answer_for_libraries()
     seeds.install(recorder)
     recorder.custom.watch()
     _patch_tensor(recorder)
@@ -196,6 +197,19 @@ def install(target: Target, recorder: Recorder) -> None:
     _see_through_compilers(recorder)
     _refuse_engines(recorder)
     _keep_whole()
+
+
+def _answer_for_libraries() -> None:
+    """What a CUDA build of torch would ask a device: which convolution to run, whether to pack weights for cuDNN. The
+    layout of a convolution's result is `shapes.layout`'s.
+    """
+    c: Any = torch._C
+    _replace(
+        c,
+        _select_conv_backend=lambda *_args, **_kwargs: c._ConvBackend.Cudnn,
+        _conv_determine_backend_memory_format=lambda *_args: torch.contiguous_format,
+    )
+    _replace(torch.backends.cudnn, is_acceptable=lambda _tensor: False)
 
 
 def _patch_tensor(recorder: Recorder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from verifier.interpreter.gate import Zygotes
 from verifier.plan.reader import read_plan
 from verifier.plan.schema import Plan
 
+PLANTED = Path(__file__).parent / "planted"
 Traced = tuple[Plan, dict[str, bytes]]
 
 
@@ -30,3 +32,16 @@ def traced(zygotes: Zygotes) -> Callable[..., Traced]:
         return read_plan(job.value["plan"], job.blobs), job.blobs
 
     return trace
+
+
+@pytest.fixture(scope="session")
+def planted(zygotes: Zygotes) -> tuple[Plan, dict[str, Any], dict[str, bytes]]:
+    """The plan of `planted/at_roof.py` on workload "small", as a record and as JSON, and its blobs."""
+    tensor = {"kind": "tensor", "shape": [3000], "dtype": "float32", "stride": None}
+    workload = {"name": "small", "init": [], "init_kwargs": {}, "inputs": [tensor, tensor]}
+    payload = {"source": (PLANTED / "at_roof.py").read_text(), "filename": "f.py", "class": "ModelNew",
+               "target": "sm_90a", "workloads": [workload]}  # fmt: skip
+    job = zygotes.compile.run("verifier.plan.trace:trace_job", payload)
+    assert job.outcome == "ok", job.error
+    assert job.value["status"] == "ok", job.value["diagnostics"]
+    return read_plan(job.value["plan"], job.blobs), job.value["plan"], job.blobs

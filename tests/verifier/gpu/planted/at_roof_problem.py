@@ -3,11 +3,11 @@
 import torch
 from torch import nn
 
-N = 1 << 26
+N = 67108864
 TITLE = "Scaled sum"
 WORKLOADS = [
     {"name": "small", "roles": ["small"], "constants": {"N": 3000}},
-    {"name": "large", "roles": ["timed"], "constants": {"N": 1 << 26}},
+    {"name": "large", "roles": ["timed"], "constants": {"N": 67108864}},
 ]
 
 

@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-HEADS, T = 2048, 256
+HEADS = 2048
+T = 256
 TITLE = "Causal linear attention"
 WORKLOADS = [
     {"name": "small", "roles": ["small"], "constants": {"HEADS": 2, "T": 24}},

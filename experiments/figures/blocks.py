@@ -1,0 +1,109 @@
+"""Child: locations of timed blocks, with memory that is allocated anew for each and with memory that stays.
+
+It is a judge of its own, in its own process, with a runner; the blocks are `verifier.gpu.pairs`'.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from verifier.errors import InfrastructureError
+from verifier.gpu.check import Loaded
+from verifier.gpu.device import Device, open_device
+from verifier.gpu.link import Link
+from verifier.gpu.pairs import Pairs
+from verifier.gpu.protocol import FROM_RUNNER, Channel
+from verifier.gpu.supervisor import GpuWorker, Plans, _Nursery, hear_hello
+from verifier.gpu.visit import Request
+from verifier.plan.reader import read_plan
+from verifier.reference import Reference
+from verifier.sequence import block_location
+
+_PATIENCE = 60.0
+"""Seconds for the start of the processes, and for the job that is running at the end."""
+WARM_UP = 2
+"""Blocks that go before and do not count: the first has but two pairs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """`count` blocks of the first workload of a request."""
+
+    request: Request
+    plans: Plans
+    count: int
+    anew: bool
+    """Memory is allocated anew for each block."""
+
+
+def block_locations(device: str, paths: Sequence[Path], jobs: Sequence[Job], seconds: float) -> list[list[float]]:
+    """log(base / candidate) of each block of each job, fewer jobs where the time runs out.
+
+    Raises InfrastructureError.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        future = pool.submit(_run, device, tuple(paths), tuple(jobs), seconds)
+        try:
+            return future.result(timeout=seconds + _PATIENCE)
+        except (TimeoutError, BrokenProcessPool) as error:
+            for process in list((pool._processes or {}).values()):
+                process.kill()
+            raise InfrastructureError(f"no blocks within {seconds:.0f} s: {type(error).__name__}") from None
+
+
+class _Staying(Pairs):
+    """All blocks in the memory of the first."""
+
+    def _renew(self, salt: str, *, check: bool) -> None:
+        if not self._open:
+            super()._renew(salt, check=True)
+
+
+class _Lender(GpuWorker):
+    """A runner without a judge: this process is the judge."""
+
+    def link(self, deadline: float) -> Link:
+        self._nursery = _Nursery(self._device, self._environ)
+        self._runner = runner = self._nursery.spawn()
+        hear_hello(Channel(runner.socket, FROM_RUNNER), "runner", runner.log)
+        line = socket.socket(fileno=os.dup(runner.socket.fileno()))
+        return Link(Channel(line, FROM_RUNNER), os.dup(runner.flags), deadline)
+
+
+def _run(factory: str, paths: tuple[Path, ...], jobs: tuple[Job, ...], seconds: float) -> list[list[float]]:
+    import torch
+
+    torch.set_grad_enabled(False)
+    end, found = time.monotonic() + seconds, []
+    with (
+        closing(_Lender(factory, paths=paths)) as lender,
+        closing(lender.link(jobs[0].request.command_seconds)) as link,
+    ):
+        device = open_device(factory)
+        for job in jobs:
+            if time.monotonic() > end:
+                break
+            found.append(_locations(device, link, job))
+    return found
+
+
+def _locations(device: Device, link: Link, job: Job) -> list[float]:
+    request, plans = job.request, job.plans
+    workload = next(w for w in request.problem.workloads if w.name == request.workloads[0])
+    reference = Reference.create(request.problem, workload, request.seed, device.torch_device)
+    loaded = Loaded(read_plan(plans.plan, dict(plans.blobs)), json.dumps(plans.plan).encode(), plans.blobs)
+    pairs = (Pairs if job.anew else _Staying)(device, link, reference, loaded, loaded, request.salt)
+    try:
+        return [block_location(pairs.measure(i).pairs) for i in range(job.count + WARM_UP)][WARM_UP:]
+    finally:
+        pairs.close()

@@ -1,0 +1,88 @@
+"""Verdicts per hour and GPU for a stream of traced candidates (`stock`), a third of them wrong.
+
+One worker, a `GpuBench` for each problem over it, one after the other: correctness, and time where it is
+right. The candidates of one problem come in
+runs, as a search sends them. Tracing and the interpreter are not in it. One visit goes before the clock starts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from experiments.figures.base import SEED, Book, Clock, Lab, Line, Row, median_of
+from experiments.figures.stock import Item, items
+from verifier.bench import TestStage
+from verifier.gpu.bench import GpuBench
+from verifier.gpu.supervisor import GpuWorker
+from verifier.verdict import TestReport
+
+SECONDS = 300.0
+UNTESTED = TestStage(report=TestReport(outcome="not_applicable", basis="interpreter", reason="left out", seconds=0.0))
+"""In place of the interpreter: the GPU decides."""
+
+
+def measure(lab: Lab, book: Book, clock: Clock) -> None:
+    stream = items(lab)
+    book.clear()
+    with lab.worker() as worker:
+        benches = benches_of(stream, worker)
+        visit(benches, stream[0])
+        start = time.perf_counter()
+        for item in stream:
+            if clock.left < 0:
+                return
+            began = time.perf_counter()
+            test = visit(benches, item)
+            now = time.perf_counter()
+            book.add(**row_of(item, test), wall=now - began, at=now - start)
+
+
+def benches_of(stream: Sequence[Item], worker: GpuWorker) -> dict[str, GpuBench]:
+    """One for each problem, over one worker."""
+    problems = {item.traced.problem.name: item.traced.problem for item in stream}
+    return {name: GpuBench(problem, SEED, worker=worker) for name, problem in problems.items()}
+
+
+def visit(benches: Mapping[str, GpuBench], item: Item) -> TestStage:
+    """The visit of a traced candidate."""
+    return benches[item.traced.problem.name].visit(item.traced.stage, UNTESTED)
+
+
+def row_of(item: Item, test: TestStage) -> Row:
+    """What a verdict on the mix leaves."""
+    status = str(test.status or ("correct" if test.report.basis == "gpu" else "not judged"))
+    decided = [t.decided for t in test.timings]
+    return {
+        "number": item.number, "problem": item.traced.problem.name, "planted": item.planted, "status": status,
+        "reason": test.reason[:200] or test.report.reason[:200], "timed": len(decided),
+        "blocks": sum(d.blocks for d in decided),
+        "check": test.seconds.get("gpu check"), "time": test.seconds.get("gpu time"),
+    }  # fmt: skip
+
+
+def lines(rows: Sequence[Row], wanted: str = ">= 10,000") -> list[Line]:
+    if not rows:
+        return []
+    last = max(r["at"] for r in rows)
+    found = [
+        Line("verdicts per hour", f"{3600 * len(rows) / last:,.0f}: {len(rows)} in {last:.1f} s", wanted),
+        Line("verdicts", ", ".join(f"{n} {status}" for status, n in Counter(r["status"] for r in rows).most_common())),
+    ]
+    for name in sorted({r["problem"] for r in rows}):
+        ours = [r for r in rows if r["problem"] == name]
+        halves = [[r for r in ours if (r["status"] == "correct") is right] for right in (True, False)]
+        said = "; ".join(
+            f"{len(half)} {word}, median {1e3 * median_of(half, 'wall'):.0f} ms "
+            f"(check {1e3 * median_of(half, 'check'):.0f}, time {1e3 * median_of(half, 'time'):.0f})"
+            for word, half in zip(("right", "not"), halves, strict=True)
+            if half
+        )
+        found.append(Line(name, said))
+    odd = [r for r in rows if (r["status"] == "correct") is bool(r["planted"])]
+    found += [
+        Line(f"candidate {r['number']}, {r['problem']}", f"{r['planted'] or 'no mistake'}: {r['status']} {r['reason']}")
+        for r in odd[:20]
+    ]
+    return found

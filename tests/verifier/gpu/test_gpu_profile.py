@@ -1,0 +1,94 @@
+"""On a device: five planted causes end to end, the ceilings, the profiler and the sanitizer on one kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from verifier.candidate import Candidate
+from verifier.gpu.bench import GpuBench
+from verifier.gpu.ceilings import ceilings
+from verifier.gpu.counters import count, diagnose
+from verifier.gpu.replay_folder import Replay, find_tool, write_folder
+from verifier.gpu.sanitizer import sanitize
+from verifier.interpreter.gate import Zygotes
+from verifier.judge import Judge
+from verifier.loader import parse_problem
+from verifier.problem import Problem
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
+PLANTED = Path(__file__).parent / "planted"
+CAUSES = {
+    "at_roof": "memory-bound",
+    "rereading": "re-reading",
+    "registers": "low-occupancy-registers",
+    "launches": "launch-bound",
+    "tensor_cores": "no-tensor-core",
+}
+
+
+def problem_of(name: str) -> Problem:
+    return parse_problem((PLANTED / f"{name}_problem.py").read_text(), file=f"{name}.py", name=name)
+
+
+@pytest.mark.parametrize("name", CAUSES)
+def test_the_planted_cause_is_measured(name: str, zygotes: Zygotes) -> None:
+    problem = problem_of(name)
+    judge = Judge(problem, zygotes, target="h200", seed=5, measured=True)
+    bench = GpuBench(problem, 5)
+    try:
+        verdict = judge.judge(Candidate(source=(PLANTED / f"{name}.py").read_text()), bench.visit)
+    finally:
+        bench.close()
+    assert verdict.ok, verdict.reason
+    assert verdict.profile is not None
+    measured = verdict.profile.measured
+    assert measured is not None
+    said = [f"{d.code}: {d.message}" for d in verdict.profile.diagnosis]
+    assert verdict.profile.diagnosis[0].code == CAUSES[name], said
+    (workload,) = measured.workloads
+    (timing,) = verdict.profile.timings
+    assert timing.decided.candidate_seconds is not None
+    if name != "launches":  # there, a graph starts kernels faster than events can tell
+        assert workload.seconds == pytest.approx(timing.decided.candidate_seconds, rel=0.2)
+
+
+def test_ceilings_are_measured_once(tmp_path: Path) -> None:
+    device = torch.device("cuda", 0)
+    first = ceilings(device, tmp_path)
+    assert ceilings(device, tmp_path) == first
+    assert first.copy_rate > 1e11
+    assert first.flops["bf16"] > first.flops["tf32"] > first.flops["fp32"] > 1e12
+
+
+@pytest.fixture
+def folder(planted: Any, tmp_path: Path) -> Path:
+    _, plan_json, blobs = planted
+    return write_folder(tmp_path, plan_json, blobs, Replay(problem=problem_of("at_roof"), workload="small", seed=3))
+
+
+def test_the_profiler_counts_one_kernel(planted: Any, folder: Path) -> None:
+    if find_tool("ncu") is None:
+        pytest.skip("ncu is not installed")
+    found = count(folder, planted[0])
+    if "may not read counters" in found.excuse:
+        pytest.skip(found.excuse)
+    assert found.excuse == ""
+    (launch,) = found.launches
+    assert launch.kernel == "kernel"
+    assert launch.values["registers"] >= 16
+    assert launch.values["nanoseconds"] > 500
+    assert len(launch.values) >= 12, sorted(launch.values)
+    assert diagnose(found, {}, {})[0].message.startswith("kernel `kernel`")
+
+
+def test_the_sanitizer_finds_nothing_in_an_honest_kernel(folder: Path) -> None:
+    if find_tool("compute-sanitizer") is None:
+        pytest.skip("compute-sanitizer is not installed")
+    assert sanitize(folder) == ((), ())
