@@ -127,10 +127,12 @@ def cause(direct: Direct | None, replay: Replayed) -> str:
         return "other shapes or dtypes"
     if replay.same_inputs is False:
         return "other inputs"
-    if direct.repeatable is False or replay.repeatable is False:
-        return "not repeatable: " + ("the direct run" if direct.repeatable is False else "the replay")
+    if replay.repeatable is False:  # on the same poison, so it is no garbage that differs
+        return "not repeatable: the replay" + (" nor the direct run" if direct.repeatable is False else "")
     if replay.reads_unwritten:
         return "reads memory that nothing wrote"
+    if direct.repeatable is False:
+        return "not repeatable: the direct run"
     if replay.random:
         return "draws random numbers"
     if replay.without_choice:

@@ -6,13 +6,13 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 from experiments.figures.base import Book, Clock, Figure, Lab, Line, Options, say
 from verifier.errors import UsageError, WarpsmithError
 from verifier.gpu.supervisor import CUDA_DEVICE
-from verifier.interpreter.gate import Zygotes
 
 FIGURES = ("relu", "stock", "throughput", "end_to_end", "spread", "aa", "hang", "growth", "published")
 """Modules of this package."""
@@ -25,23 +25,27 @@ def figure(name: str) -> Figure:
     return cast(Figure, importlib.import_module(f"experiments.figures.{name}"))
 
 
-def run(wanted: Sequence[str], options: Options, zygotes: Zygotes | None = None) -> list[Line]:
+def run(wanted: Sequence[str], lab: Lab) -> list[Line]:
     """Measures figures one after the other; `wanted` are names, each perhaps with `=SECONDS`. A figure that cannot be
     measured is a line that says why. Raises UsageError for the names."""
-    options.out.mkdir(parents=True, exist_ok=True)
     asked = [(name, figure(name), _seconds(text)) for name, _, text in (w.partition("=") for w in wanted)]
-    found: list[Line] = []
-    with Lab(options, zygotes) as lab:
-        for name, module, seconds in asked:
-            say(f"-- {name}")
-            book, clock = Book(options.out / f"{name}.jsonl"), Clock(seconds or module.SECONDS)
-            try:
-                module.measure(lab, book, clock)
-            except WarpsmithError as error:
-                found.append(Line(f"{name}: not finished", str(error)))
-            found += [Line(f"{name}: {line.what}", line.value, line.wanted) for line in module.lines(book.rows)]
-            say(f"-- {name}: {clock.spent:.1f} s")
-    return found
+    lab.options.out.mkdir(parents=True, exist_ok=True)
+    return [line for name, module, seconds in asked for line in _run(lab, name, module, seconds or module.SECONDS)]
+
+
+def _run(lab: Lab, name: str, module: Figure, seconds: float) -> list[Line]:
+    say(f"-- {name}")
+    book, clock, failed = Book(lab.options.out / f"{name}.jsonl"), Clock(seconds), []
+    try:
+        module.measure(lab, book, clock)
+    except WarpsmithError as error:
+        failed = [Line("not finished", str(error))]
+    say(f"-- {name}: {clock.spent:.1f} s")
+    return _named(name, [*failed, *module.lines(book.rows)])
+
+
+def _named(name: str, found: Sequence[Line]) -> list[Line]:
+    return [replace(line, what=f"{name}: {line.what}") for line in found]
 
 
 def show(folder: Path) -> list[Line]:
@@ -49,7 +53,7 @@ def show(folder: Path) -> list[Line]:
     found: list[Line] = []
     for name in FIGURES:
         if rows := Book(folder / f"{name}.jsonl").rows:
-            found += [Line(f"{name}: {line.what}", line.value, line.wanted) for line in figure(name).lines(rows)]
+            found += _named(name, figure(name).lines(rows))
     return found
 
 
@@ -85,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = chosen.pop("figures")
     try:
         options = Options(**{**chosen, "problems": tuple(chosen["problems"])})
-        found = show(options.out) if wanted == ["show"] else run(wanted, options)
+        with Lab(options) as lab:
+            found = show(options.out) if wanted == ["show"] else run(wanted, lab)
     except WarpsmithError as error:
         print(f"error: {error}\n{error.next_step}".rstrip(), file=sys.stderr)
         return error.exit_code

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -161,6 +162,7 @@ class Lab:
         self.options = options
         self._stack = ExitStack()
         self._zygotes = zygotes
+        self._lock = threading.Lock()
         self._judges: dict[str, Judge] = {}
 
     def __enter__(self) -> Self:
@@ -174,10 +176,11 @@ class Lab:
     @property
     def zygotes(self) -> Zygotes:
         """Started on first use."""
-        if self._zygotes is None:
-            say("starting the sandboxes")
-            self._zygotes = self._stack.enter_context(open_zygotes())
-        return self._zygotes
+        with self._lock:
+            if self._zygotes is None:
+                say("starting the sandboxes")
+                self._zygotes = self._stack.enter_context(open_zygotes())
+            return self._zygotes
 
     def judge(self, problem: Problem) -> Judge:
         """A prepared judge of traces for a GPU. Raises ProblemError."""
@@ -193,9 +196,11 @@ class Lab:
             raise UsageError(f"the candidate for {problem.name} is {stage.status}: {stage.reason}")
         return Traced(problem, stage)
 
-    def worker(self) -> GpuWorker:
-        """A new one; the caller closes it."""
-        return GpuWorker(self.options.device, paths=self.options.paths)
+    @contextmanager
+    def worker(self) -> Iterator[GpuWorker]:
+        """New processes on the device."""
+        with GpuWorker(self.options.device, paths=self.options.paths) as worker:
+            yield worker
 
 
 def say(text: str) -> None:

@@ -17,6 +17,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from verifier.errors import InfrastructureError
 from verifier.gpu.check import Loaded
 from verifier.gpu.device import Device, open_device
@@ -52,7 +54,7 @@ def block_locations(device: str, paths: Sequence[Path], jobs: Sequence[Job], sec
     Raises InfrastructureError.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        future = pool.submit(_run, device, tuple(paths), tuple(jobs), seconds)
+        future = pool.submit(run_jobs, device, tuple(paths), tuple(jobs), seconds)
         try:
             return future.result(timeout=seconds + _PATIENCE)
         except (TimeoutError, BrokenProcessPool) as error:
@@ -80,16 +82,15 @@ class _Lender(GpuWorker):
         return Link(Channel(line, FROM_RUNNER), os.dup(runner.flags), deadline)
 
 
-def _run(factory: str, paths: tuple[Path, ...], jobs: tuple[Job, ...], seconds: float) -> list[list[float]]:
-    import torch
-
+def run_jobs(factory: str, paths: tuple[Path, ...], jobs: tuple[Job, ...], seconds: float) -> list[list[float]]:
+    """The child's part. Turns gradients off."""
     torch.set_grad_enabled(False)
-    end, found = time.monotonic() + seconds, []
+    found: list[list[float]] = []
     with (
         closing(_Lender(factory, paths=paths)) as lender,
         closing(lender.link(jobs[0].request.command_seconds)) as link,
     ):
-        device = open_device(factory)
+        device, end = open_device(factory), time.monotonic() + seconds
         for job in jobs:
             if time.monotonic() > end:
                 break

@@ -1,0 +1,168 @@
+"""The scripts of the figures, on a device in host memory and tiny sizes: what is counted, kept and said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from experiments.fidelity.pack import pack
+from experiments.figures import aa, growth, published, spread, throughput
+from experiments.figures.__main__ import main, run, show
+from experiments.figures.base import SEED, Book, Lab, Options, Row
+from experiments.figures.blocks import Job, run_jobs
+from experiments.figures.kernels import FAMILIES, RELU, WRONG
+from experiments.figures.stock import in_runs, items
+from verifier.errors import UsageError
+from verifier.gpu.supervisor import GpuWorker
+from verifier.interpreter.gate import Zygotes
+
+HERE = Path(__file__).parent
+DEVICE = "figures_device:open_device"
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[GpuWorker]:
+    with GpuWorker(DEVICE, paths=[HERE]) as started:
+        yield started
+
+
+class OneWorker(Lab):
+    """All figures on one worker: starting one takes seconds."""
+
+    def __init__(self, options: Options, zygotes: Zygotes, worker: GpuWorker) -> None:
+        super().__init__(options, zygotes)
+        self._worker = worker
+
+    @contextmanager
+    def worker(self) -> Iterator[GpuWorker]:
+        yield self._worker
+
+
+@pytest.fixture
+def lab(tmp_path: Path, zygotes: Zygotes, worker: GpuWorker) -> Iterator[Any]:
+    def make(**options: Any) -> Lab:
+        given = {"out": tmp_path, "small": True, "device": DEVICE, "paths": (HERE,), "cores": 2, "count": 3, **options}
+        return OneWorker(Options(**given), zygotes, worker)
+
+    return make
+
+
+def rows(folder: Path, name: str) -> list[Row]:
+    return Book(folder / f"{name}.jsonl").rows
+
+
+def test_relu_hang_and_growth(lab: Any, tmp_path: Path) -> None:
+    said = {line.what: line.value for line in run(["relu", "hang", "growth"], lab(count=2))}
+    relu = rows(tmp_path, "relu")
+    assert [(r["turn"], r["status"], r["checks"]) for r in relu] == [(i, "passed", 6) for i in range(3)]
+    assert all(0 < r["check"] + r["time"] <= r["leased"] for r in relu)
+    assert [(r["status"], r["next"]) for r in rows(tmp_path, "hang")] == [("timeout", "passed")] * 2
+    assert all(0 < r["late"] < 2 for r in rows(tmp_path, "hang"))
+    assert said["hang: verdicts"] == "timeout then passed"
+    grown = rows(tmp_path, "growth")
+    assert [r["visits"] for r in grown] == [0, 1, 2]
+    assert all(r[f"{part}_bytes"] > 1e6 and r[f"{part}_files"] > 2 for r in grown for part in growth.PARTS)
+    assert [line.what for line in show(tmp_path)] == list(said)
+
+
+def test_a_stock_is_streamed_traced_and_from_its_source(lab: Any, tmp_path: Path) -> None:
+    chosen = lab(problems=("relu",), count=3)
+    said = {line.what: line.value for line in run(["stock", "throughput", "end_to_end"], chosen)}
+    assert said["stock: candidates traced"] == "3, 1 with a mistake"
+    assert len({i.traced.stage.report.plan for i in items(chosen)}) == 3
+    assert sorted(r["number"] for r in rows(tmp_path, "throughput")) == [0, 1, 2]
+    assert said["throughput: verdicts"] == "3 correct"  # this device runs the right kernel whatever the text says
+    assert said["end_to_end: verdicts"] == "2 correct, 1 wrong"  # the interpreter reads the text
+    assert run(["stock"], chosen)[0].value == "3, 1 with a mistake"  # nothing is traced again
+
+
+def test_a_stock_comes_in_runs_of_one_problem(lab: Any) -> None:
+    run(["stock"], lab(problems=("relu", "matmul"), count=8))
+    names = [i.traced.problem.name for i in in_runs(items(lab(count=8)))]
+    assert names == ["matmul"] * 2 + ["relu"] * 2 + ["matmul"] * 2 + ["relu"] * 2
+
+
+def test_a_plan_against_itself(lab: Any, tmp_path: Path) -> None:
+    book = Book(tmp_path / "aa.jsonl")
+    for name, n in aa.CASES:
+        for anew in (True, False):
+            book.add(case=f"{name} {n}", anew=anew, blocks=[0.0] * 4, deviation=0.01, mean=0.0)
+    said = run(["aa=20"], lab(count=2))
+    compared = [r for r in rows(tmp_path, "aa") if "turn" in r]
+    assert [r["turn"] for r in compared] == [0, 1]
+    assert all(abs(r["log_ratio"]) < 0.5 for r in compared)
+    assert "deviation of 4 blocks in new memory 1.000%; deviation of 4 blocks in the same memory" in said[-1].value
+
+
+def test_blocks_in_new_and_in_the_same_memory(lab: Any) -> None:
+    traced = lab().trace(FAMILIES["relu"].problem("relu", 256), RELU)
+    jobs = tuple(Job(traced.request(SEED), traced.against_itself(), 3, anew) for anew in (True, False))
+    with torch.no_grad():
+        found = run_jobs(DEVICE, (HERE,), jobs, 30.0)
+    assert [len(blocks) for blocks in found] == [3, 3]
+    assert all(abs(x) < 1.0 for blocks in found for x in blocks)
+
+
+def test_published_answers_are_counted_against_direct_runs(lab: Any, tmp_path: Path) -> None:
+    (tmp_path / "level2").mkdir()
+    answers = tmp_path / "level_2_some-model"
+    answers.mkdir()
+    for number, source in enumerate((RELU, WRONG, "def ModelNew(:"), 1):
+        (tmp_path / "level2" / f"{number}_Relu.py").write_text(FAMILIES["relu"].problem("relu", 64).source)
+        (answers / f"level_2_problem_{number}_sample_0_kernel.py").write_text(source)
+    pack([(answers, tmp_path)], tmp_path / "packed", {})
+    good = {"shape": True, "close": True, "err": 1e-7}
+    truth = {"some-model_1": good, "some-model_2": good, "some-model_3": {"exc": "SyntaxError"}, "other_1": good}
+    (tmp_path / "truth.json").write_text(json.dumps({"results": truth}))
+    said = run(["published"], lab(packed=tmp_path / "packed", truth=tmp_path / "truth.json"))
+    found = {r["key"]: r for r in rows(tmp_path, "published")}
+    assert {k: (r["status"], r["direct"]) for k, r in found.items()} == {
+        "some-model_1": ("correct", "right"),
+        "some-model_2": ("wrong", "right"),
+        "some-model_3": ("unparsable", "failed"),
+    }
+    assert found["some-model_2"]["gpu"] == "wrong"
+    assert said[0].value == "2"
+    assert said[-1].what == "published: some-model_2"
+    assert published.direct({"run": True, "shape": False}) == "wrong"
+
+
+def test_a_speed_up_and_its_spread() -> None:
+    more = {"half_width": 0.001, "candidate_seconds": 1e-3, "base_seconds": 2e-3, "thrown": 0, "flags": []}
+    made = [{"case": "relu", "turn": i, "speedup": 2.0 + 0.01 * i, **more} for i in range(3)]
+    lost = {"case": "relu", "turn": 3, "speedup": None}
+    assert spread.lines([*made, lost])[0].value == "1.00%: 2.0000 to 2.0200x over 3"
+
+
+def test_verdicts_per_hour_and_what_was_not_found() -> None:
+    made = [{"number": i, "problem": "p", "planted": "m" * (i > 1), "status": "correct", "reason": "", "wall": 0.5,
+             "check": 0.1, "time": 0.2, "at": 0.5 * (i + 1)} for i in range(3)]  # fmt: skip
+    said = throughput.lines(made)
+    assert said[0].value == "7,200: 3 in 1.5 s"
+    assert [line.what for line in said[3:]] == ["candidate 2, p"]
+
+
+def test_a_row_that_a_kill_cut_off_is_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    Book(path).add(turn=0)
+    path.write_text(path.read_text() + '{"turn": 1, "ca')
+    again = Book(path)
+    assert again.rows == [{"turn": 0}]
+    again.add(turn=1)
+    assert Book(path).rows == [{"turn": 0}, {"turn": 1}]
+
+
+def test_what_is_missing_is_one_sentence(lab: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no figure 'rellu'"):
+        run(["rellu"], lab())
+    (line,) = run(["published"], lab())
+    assert line.value == "published answers need --packed and --truth"
+    assert "holds no traced candidates" in run(["throughput"], lab(stock=tmp_path / "none"))[0].value
+    assert main(["relu=soon", "--out", str(tmp_path)]) == 2
+    assert "no number of seconds" in capsys.readouterr().err
