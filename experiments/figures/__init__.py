@@ -15,3 +15,6 @@
 Every measurement is a row of DIR/NAME.jsonl as soon as it is made. A figure stops at its seconds and reports what it
 has; `show` as the first word prints the tables of a folder again.
 """
+
+FIGURES = ("relu", "stock", "throughput", "end_to_end", "spread", "aa", "hang", "growth", "published")
+"""Modules of this package."""

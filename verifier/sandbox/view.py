@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from verifier.sandbox import access, kernel
@@ -78,5 +79,8 @@ def _make_links(root: Path) -> None:
     for path in access.named_paths():
         for link, target in access.links(path):
             inside = _inside(root, link)
-            if inside.parent.is_dir() and not inside.exists() and not inside.is_symlink():
+            if inside.exists() or inside.is_symlink():
+                continue
+            with suppress(OSError):  # a folder on the way that is granted, and so as it is
+                inside.parent.mkdir(parents=True, exist_ok=True)
                 inside.symlink_to(target)
