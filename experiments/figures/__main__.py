@@ -30,7 +30,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--count", type=int, metavar="N", help="measurements, in place of each figure's own number")
     add("--cores", type=int, default=16, metavar="N", help="traces at once (16)")
     add("--small", action="store_true", help="tiny sizes, to try the scripts")
-
     return parser
 
 

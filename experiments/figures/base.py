@@ -147,8 +147,7 @@ class Traced:
 
     def request(self, seed: int, **changes: Any) -> Request:
         """A visit that checks everything and times nothing, with changes."""
-        names = tuple(p.workload for p in self.kept.plan.programs)
-        return Request(**{"problem": self.problem, "seed": seed, "workloads": names, **changes})
+        return Request(**{"problem": self.problem, "seed": seed, "workloads": self.workloads, **changes})
 
     @property
     def workloads(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -21,9 +21,10 @@ import torch
 
 from verifier.errors import InfrastructureError
 from verifier.gpu.check import Loaded
+from verifier.gpu.cuda import CudaError
 from verifier.gpu.device import Device, open_device
-from verifier.gpu.link import Link
-from verifier.gpu.pairs import Pairs
+from verifier.gpu.link import Link, RunnerFailed
+from verifier.gpu.pairs import Pairs, TimedWrong
 from verifier.gpu.protocol import FROM_RUNNER, Channel
 from verifier.gpu.supervisor import GpuWorker, Plans, _Nursery, hear_hello
 from verifier.gpu.visit import Request
@@ -74,27 +75,31 @@ class _Staying(Pairs):
 class _Lender(GpuWorker):
     """A runner without a judge: this process is the judge."""
 
-    def link(self, deadline: float) -> Link:
+    def link(self, deadline: float, settle: Callable[[], None]) -> Link:
         self._nursery = _Nursery(self._device, self._environ)
         self._runner = runner = self._nursery.spawn()
         hear_hello(Channel(runner.socket, FROM_RUNNER), "runner", runner.log)
         line = socket.socket(fileno=os.dup(runner.socket.fileno()))
-        return Link(Channel(line, FROM_RUNNER), os.dup(runner.flags), deadline)
+        return Link(Channel(line, FROM_RUNNER), os.dup(runner.flags), deadline, settle)
 
 
 def run_jobs(factory: str, paths: tuple[Path, ...], jobs: tuple[Job, ...], seconds: float) -> list[list[float]]:
-    """The child's part. Turns gradients off."""
+    """The child's part. Turns gradients off. Raises InfrastructureError."""
     torch.set_grad_enabled(False)
     found: list[list[float]] = []
+    device = open_device(factory)
     with (
         closing(_Lender(factory, paths=paths)) as lender,
-        closing(lender.link(jobs[0].request.command_seconds)) as link,
+        closing(lender.link(jobs[0].request.command_seconds, device.synchronize)) as link,
     ):
-        device, end = open_device(factory), time.monotonic() + seconds
-        for job in jobs:
-            if time.monotonic() > end:
-                break
-            found.append(_locations(device, link, job))
+        end = time.monotonic() + seconds
+        try:
+            for job in jobs:
+                if time.monotonic() > end:
+                    break
+                found.append(_locations(device, link, job))
+        except (RunnerFailed, TimedWrong, CudaError, torch.OutOfMemoryError) as error:
+            raise InfrastructureError(f"blocks could not be timed: {error}") from None
     return found
 
 

@@ -12,12 +12,13 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from experiments.figures import throughput
 from experiments.figures.base import Book, Clock, Lab, Line, Row
 from experiments.figures.stock import Item, items
-from experiments.figures.throughput import benches_of
+from experiments.figures.throughput import about, benches_of
 from verifier.candidate import Candidate
+from verifier.errors import InfrastructureError
 from verifier.gpu.bench import GpuBench
-from verifier.verdict import Verdict
 
 SECONDS = 480.0
+STAGES = ("trace", "profile", "interpret", "check", "time")
 
 
 def measure(lab: Lab, book: Book, clock: Clock) -> None:
@@ -31,29 +32,29 @@ def measure(lab: Lab, book: Book, clock: Clock) -> None:
         _collect(running, book, start)
 
 
-def _judge(lab: Lab, benches: Mapping[str, GpuBench], item: Item, clock: Clock) -> Verdict | None:
+def _judge(lab: Lab, benches: Mapping[str, GpuBench], item: Item, clock: Clock) -> Row | None:
+    """None where the clock has run out."""
     if clock.left < 0:
         return None
-    problem = item.traced.problem
-    return lab.judge(problem).judge(Candidate(source=item.source), benches[problem.name].visit)
+    problem, began = item.traced.problem, time.perf_counter()
+    try:
+        verdict = lab.judge(problem).judge(Candidate(source=item.source), benches[problem.name].visit)
+    except InfrastructureError as error:
+        return {"status": "fault", "reason": str(error)[:200], "wall": time.perf_counter() - began}
+    parts = {name.removeprefix("gpu "): spent for name, spent in verdict.seconds.items()}
+    return {
+        "status": str(verdict.status), "stage": str(verdict.stage), "reason": verdict.reason[:200],
+        "wall": time.perf_counter() - began, **{name: parts.get(name) for name in STAGES},
+    }  # fmt: skip
 
 
-def _collect(running: dict[Future[Verdict | None], Item], book: Book, start: float) -> None:
+def _collect(running: Mapping[Future[Row | None], Item], book: Book, start: float) -> None:
     for future in as_completed(running):
-        item, verdict = running[future], future.result()
-        if verdict is None:
-            continue
-        parts = {name.replace("gpu ", ""): spent for name, spent in verdict.seconds.items()}
-        wall = sum(parts.values())
-        book.add(
-            number=item.number, problem=item.traced.problem.name, planted=item.planted, status=str(verdict.status),
-            stage=str(verdict.stage), reason=verdict.reason[:200], wall=wall, at=time.perf_counter() - start,
-            **{k: parts.get(k) for k in ("trace", "interpret", "profile", "check", "time")},
-        )  # fmt: skip
+        if (found := future.result()) is not None:
+            book.add(**about(running[future]), **found, at=time.perf_counter() - start)
 
 
 def lines(rows: Sequence[Row]) -> list[Line]:
     found = throughput.lines(rows, ">= 3,000")
-    stages = ("trace", "profile", "interpret", "check", "time")
-    sums = {k: sum(r[k] or 0.0 for r in rows) for k in stages}
+    sums = {name: sum(r.get(name) or 0.0 for r in rows) for name in STAGES}
     return [*found, Line("seconds by stage", ", ".join(f"{k} {v:.0f}" for k, v in sums.items()))] if rows else []

@@ -189,4 +189,4 @@ FAMILIES: dict[str, Family] = {
          ("b + k[:, None] * n + columns[None, :]", "b + k[:, None] + columns[None, :] * n")],
     ),
 }  # fmt: skip
-"""Under 1 GB of inputs and outputs each, or just that."""
+"""Each has at most 1 GiB of inputs and outputs."""

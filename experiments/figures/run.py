@@ -34,7 +34,8 @@ def _run(lab: Lab, name: str, module: Figure, seconds: float) -> list[Line]:
     try:
         module.measure(lab, book, clock)
     except WarpsmithError as error:
-        failed = [Line("not finished", str(error))]
+        first, *_, last = 2 * (str(error) or type(error).__name__).splitlines()
+        failed = [Line("not finished", first if first == last else f"{first} {last}")]
     say(f"-- {name}: {clock.spent:.1f} s")
     return _named(name, [*failed, *module.lines(book.rows)])
 

@@ -1,20 +1,19 @@
 """The mix of candidates, traced: one compressed pickle each in a folder, so that a machine with a GPU need not trace.
 
 Attention comes from the template sampler, the rest from the texts of `kernels.py`. Every third candidate has one
-planted mistake that compiles. Inputs and outputs take up to 1 GB, a launch has up to four alternatives,
-no two plans are equal. Read only
-files that you made: a pickle can run code.
+planted mistake that compiles. Inputs and outputs take up to 1 GB, a launch has up to four alternatives, and no two
+plans are equal. Read only files that you made: a pickle can run code.
 """
 
 from __future__ import annotations
 
+import lzma
 import os
 import pickle
 import random
-import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from experiments.figures.base import Book, Clock, Lab, Line, Row, Traced, say
@@ -23,8 +22,10 @@ from experiments.suites import problem_paths, resolve
 from tools.models.sampler import genome, mistakes
 from tools.models.sampler.render import render
 from tools.models.sampler.task import Task, read_task
+from verifier.bench import CompileStage
 from verifier.candidate import Candidate
 from verifier.errors import UsageError
+from verifier.judge import Kept
 from verifier.plan.schema import Plan
 from verifier.problem import Problem
 
@@ -66,8 +67,8 @@ def measure(lab: Lab, book: Book, clock: Clock) -> None:
         return _make(lab, problems[which], number, turn % 3 == 2, clock, seen)
 
     with ThreadPoolExecutor(lab.options.cores) as pool:
-        for item in pool.map(make, waiting):
-            if item is not None:
+        for future in as_completed([pool.submit(make, number) for number in waiting]):
+            if (item := future.result()) is not None:
                 _keep(folder, item)
                 problem, plan = item.traced.problem.name, item.traced.stage.report.plan
                 book.add(number=item.number, problem=problem, planted=item.planted, plan=plan)
@@ -91,7 +92,7 @@ def items(lab: Lab) -> list[Item]:
     files = sorted(folder_of(lab).glob("*.traced"))[: lab.options.count or COUNT]
     if not files:
         raise UsageError(f"{folder_of(lab)} holds no traced candidates", next_step="make them with the figure stock")
-    found: list[Item] = [pickle.loads(zlib.decompress(f.read_bytes())) for f in files]
+    found: list[Item] = [pickle.loads(lzma.decompress(f.read_bytes())) for f in files]
     return in_runs(found)
 
 
@@ -116,7 +117,7 @@ def _file(folder: Path, number: int) -> Path:
 
 def _keep(folder: Path, item: Item) -> None:
     part = folder / f"{item.number:04d}.part"
-    part.write_bytes(zlib.compress(pickle.dumps(item)))
+    part.write_bytes(lzma.compress(pickle.dumps(item), preset=1))
     os.replace(part, _file(folder, item.number))
 
 
@@ -128,9 +129,17 @@ def _make(lab: Lab, problem: Problem, number: int, plant: bool, clock: Clock, se
         stage = lab.judge(problem).compile(Candidate(source=source))
         if stage.status is None and stage.report.plan not in seen and fits(stage.handle.plan):
             seen.add(stage.report.plan or "")
-            return Item(number, Traced(problem, stage), planted)
+            return Item(number, Traced(problem, _lighter(stage)), planted)
     say(f"no candidate {number} for {problem.name}")
     return None
+
+
+def _lighter(stage: CompileStage) -> CompileStage:
+    """Without the PTX of Triton kernels, which no replay reads."""
+    kept: Kept = stage.handle
+    unread = {f"{k['ptx']}.ptx" for k in kept.plan_json["kernels"].values() if k["language"] == "triton"}
+    blobs = {name: data for name, data in kept.blobs.items() if name not in unread}
+    return stage.model_copy(update={"handle": replace(kept, blobs=blobs)})
 
 
 def fits(plan: Plan) -> bool:

@@ -1,8 +1,8 @@
 """Verdicts per hour and GPU for a stream of traced candidates (`stock`), a third of them wrong.
 
-One worker, a `GpuBench` for each problem over it, one after the other: correctness, and time where it is
-right. The candidates of one problem come in
-runs, as a search sends them. Tracing and the interpreter are not in it. One visit goes before the clock starts.
+One worker and a `GpuBench` for each problem over it; one candidate after the other: correctness, and time where it is
+right. The candidates of one problem come in runs, as a search sends them. Tracing and the interpreter are not in it.
+One visit goes before the clock starts.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from experiments.figures.base import SEED, Book, Clock, Lab, Line, Row, median_of
 from experiments.figures.stock import Item, items
 from verifier.bench import TestStage
+from verifier.errors import InfrastructureError
 from verifier.gpu.bench import GpuBench
 from verifier.gpu.supervisor import GpuWorker
 from verifier.verdict import TestReport
@@ -27,37 +28,43 @@ def measure(lab: Lab, book: Book, clock: Clock) -> None:
     stream = items(lab)
     book.clear()
     with lab.worker() as worker:
+        _visit(benches_of(stream[:1], worker, SEED - 1), stream[0])
         benches = benches_of(stream, worker)
-        visit(benches, stream[0])
         start = time.perf_counter()
         for item in stream:
             if clock.left < 0:
                 return
             began = time.perf_counter()
-            test = visit(benches, item)
+            found = _visited(benches, item)
             now = time.perf_counter()
-            book.add(**row_of(item, test), wall=now - began, at=now - start)
+            book.add(**about(item), **found, wall=now - began, at=now - start)
 
 
-def benches_of(stream: Sequence[Item], worker: GpuWorker) -> dict[str, GpuBench]:
+def benches_of(stream: Sequence[Item], worker: GpuWorker, seed: int = SEED) -> dict[str, GpuBench]:
     """One for each problem, over one worker."""
     problems = {item.traced.problem.name: item.traced.problem for item in stream}
-    return {name: GpuBench(problem, SEED, worker=worker) for name, problem in problems.items()}
+    return {name: GpuBench(problem, seed, worker=worker) for name, problem in problems.items()}
 
 
-def visit(benches: Mapping[str, GpuBench], item: Item) -> TestStage:
-    """The visit of a traced candidate."""
+def _visit(benches: Mapping[str, GpuBench], item: Item) -> TestStage:
     return benches[item.traced.problem.name].visit(item.traced.stage, UNTESTED)
 
 
-def row_of(item: Item, test: TestStage) -> Row:
-    """What a verdict on the mix leaves."""
-    status = str(test.status or ("correct" if test.report.basis == "gpu" else "not judged"))
+def about(item: Item) -> Row:
+    """What a row says of its candidate."""
+    return {"number": item.number, "problem": item.traced.problem.name, "planted": item.planted}
+
+
+def _visited(benches: Mapping[str, GpuBench], item: Item) -> Row:
+    try:
+        test = _visit(benches, item)
+    except InfrastructureError as error:
+        return {"status": "fault", "reason": str(error)[:200]}
     decided = [t.decided for t in test.timings]
     return {
-        "number": item.number, "problem": item.traced.problem.name, "planted": item.planted, "status": status,
-        "reason": test.reason[:200] or test.report.reason[:200], "timed": len(decided),
-        "blocks": sum(d.blocks for d in decided),
+        "status": str(test.status or ("correct" if test.report.basis == "gpu" else "not judged")),
+        "reason": (test.reason or test.report.reason)[:200],
+        "timed": len(decided), "blocks": sum(d.blocks for d in decided),
         "check": test.seconds.get("gpu check"), "time": test.seconds.get("gpu time"),
     }  # fmt: skip
 
@@ -74,10 +81,7 @@ def lines(rows: Sequence[Row], wanted: str = ">= 10,000") -> list[Line]:
         ours = [r for r in rows if r["problem"] == name]
         halves = [[r for r in ours if (r["status"] == "correct") is right] for right in (True, False)]
         said = "; ".join(
-            f"{len(half)} {word}, median {1e3 * median_of(half, 'wall'):.0f} ms "
-            f"(check {1e3 * median_of(half, 'check'):.0f}, time {1e3 * median_of(half, 'time'):.0f})"
-            for word, half in zip(("right", "not"), halves, strict=True)
-            if half
+            f"{len(half)} {word}: {_medians(half)}" for word, half in zip(("right", "not"), halves, strict=True) if half
         )
         found.append(Line(name, said))
     odd = [r for r in rows if (r["status"] == "correct") is bool(r["planted"])]
@@ -86,3 +90,8 @@ def lines(rows: Sequence[Row], wanted: str = ">= 10,000") -> list[Line]:
         for r in odd[:20]
     ]
     return found
+
+
+def _medians(rows: Sequence[Row]) -> str:
+    known = [part for part in ("wall", "check", "time") if any(r.get(part) is not None for r in rows)]
+    return ", ".join(f"{part} {1e3 * median_of(rows, part):.0f} ms" for part in known)

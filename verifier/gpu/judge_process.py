@@ -56,7 +56,8 @@ class Judge:
         """Takes over the runner's socket and page of flags."""
         self._drop_runner()
         end, flags = message.fds
-        self._link = Link(Channel(socket.socket(fileno=end), FROM_RUNNER), flags, 10.0)
+        channel = Channel(socket.socket(fileno=end), FROM_RUNNER)
+        self._link = Link(channel, flags, 10.0, self._device.synchronize)
 
     def expect_runner(self) -> None:
         """Raises RunnerFailed where it cannot take a visit; then it is not the candidate's fault."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -67,8 +67,13 @@ class TimedReply:
 class Link:
     """One runner. Every command raises RunnerFailed unless the runner answers that it went well, in time."""
 
-    def __init__(self, channel: Channel, flags_fd: int, deadline: float) -> None:
-        """Takes over both. `deadline`: seconds that a command may take."""
+    def __init__(
+        self, channel: Channel, flags_fd: int, deadline: float, settle: Callable[[], None] = lambda: None
+    ) -> None:
+        """Takes over both. `deadline`: seconds that a command may take. `settle` waits until what the judge wrote into
+        slots is there: the two contexts know nothing of each other's streams.
+        """
+        self._settle = settle
         self._channel, self._flags = channel, Flags(flags_fd)
         os.close(flags_fd)
         self.deadline = deadline
@@ -142,6 +147,7 @@ class Link:
         if self._ended is not None:
             raise self._ended
         self._turn += 1
+        self._settle()
         try:
             if self._channel.pending():
                 self._channel.receive(seconds=0.1)  # raises Gone where it ended

@@ -134,6 +134,22 @@ def test_a_faulty_kernel_costs_one_verdict(judge: Callable[..., Visit], gpu: Gpu
     assert spent < (DEADLINE if name == "hang" else 0.0) + 2.0
 
 
+def test_a_slow_reference_is_waited_for(
+    gpu: GpuWorker, trace: Callable[..., Any], problem_text: str, correct: str
+) -> None:
+    """What the judge queues on its stream must be in the slots before the runner starts."""
+    line = "        return x * 2.0 + y"
+    work = """        m = torch.ones(4096, 4096, dtype=x.dtype, device=x.device)
+        for _ in range(20):
+            m = m @ m * 0.0
+"""
+    assert line in problem_text
+    text = problem_text.replace(line, f"{work}{line} + m[0, 0]").replace('"N": 300', f'"N": {N}')
+    request = Request(problem=parse_problem(text, file="s.py", name="s"), seed=1, workloads=("small",))
+    visit = gpu.visit(request, Plans(*trace(correct)))
+    assert visit.status is None, visit.reason
+
+
 def test_candidate_and_base_are_timed_as_graphs(judge: Callable[..., Visit]) -> None:
     visit = judge(timed=("small",), rules=Rules(max_blocks=12, max_seconds=5.0))
     assert visit.status is None, visit.reason
