@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from verifier.timing import WorkloadTiming
 from verifier.verdict import Diagnostic, Estimate, KernelReport, OutputCheck, Status, Verdict
 
 LIMIT = 4000
@@ -19,18 +20,28 @@ _FILE = "candidate.py"
 def feedback(verdict: Verdict, *, hidden: frozenset[str] = frozenset()) -> str:
     """The feedback text, at most `LIMIT` bytes."""
     lines = [f"Status: {verdict.status}. {verdict.reason}".rstrip()]
-    lines += _findings(verdict.diagnostics, 6)
+    lines += _findings((d for d in verdict.diagnostics if not _names(d, hidden)), 6)
     if verdict.test is not None:
         checks = [c for c in verdict.test.checks if c.workload not in hidden]
         lines += _errors(checks)
         lines += _findings((d for d in verdict.test.findings if d not in verdict.diagnostics), 3)
     if verdict.profile is not None:
-        lines += _times([e for e in verdict.profile.estimates if e.workload not in hidden])
+        measured = [t for t in verdict.profile.timings if t.workload not in hidden]
+        lines += (
+            _measured(measured)
+            if measured
+            else _times([e for e in verdict.profile.estimates if e.workload not in hidden])
+        )
         lines += _findings((d for d in verdict.profile.diagnosis if d not in verdict.diagnostics), 5)
     if verdict.compile is not None and verdict.status is not Status.COMPILE_ERROR:
         lines += [_kernel(k) for k in verdict.compile.kernels[:3]]
         lines += _traffic(verdict)
     return _cut("\n".join(lines))
+
+
+def _names(finding: Diagnostic, hidden: frozenset[str]) -> bool:
+    """Whether a finding tells of a workload that the model does not know."""
+    return any(f"workload {name}" in finding.message for name in hidden)
 
 
 def unparsable(reason: str) -> str:
@@ -70,6 +81,17 @@ def _check(check: OutputCheck) -> str:
     where = f"workload {check.workload}, inputs {check.draw}, output {check.output}"
     limits = f"limit {check.limit:.2e}, PyTorch itself {check.yardstick:.2e}"
     return f"{where}: relative error {error}{row} ({limits})"
+
+
+def _measured(timings: list[WorkloadTiming]) -> Iterator[str]:
+    for item in timings[:3]:
+        seen = item.confirmed or item.decided
+        if seen.candidate_seconds is None or seen.base_seconds is None:
+            continue
+        yield (
+            f"- workload {item.workload}: measured {seen.candidate_seconds * 1e6:.1f} us, "
+            f"reference {seen.base_seconds * 1e6:.1f} us, speed-up {seen.speedup or 0.0:.2f}x ({seen.decision})"
+        )
 
 
 def _times(estimates: list[Estimate]) -> Iterator[str]:

@@ -66,10 +66,10 @@ def _assembler() -> Fact:
 
 
 def _gpu() -> Fact:
-    if os.path.exists("/dev/nvidiactl"):
-        return Fact(
-            name="gpu", state="limited", text="an NVIDIA GPU is here; this version judges on the CPU and estimates time"
-        )
+    from verifier.gpu.found import visible_gpus
+
+    if found := visible_gpus():
+        return Fact(name="gpu", state="ok", text=f"{len(found)} visible; correctness and time are measured on them")
     return Fact(
         name="gpu", state="limited", text="none: correctness is the interpreter's and every time is an estimate"
     )

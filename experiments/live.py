@@ -113,15 +113,21 @@ class Live:
     def _render(self) -> Group:
         manifest = self._manifest
         head = Text(f"{manifest.problem.name}  {manifest.strategy}  {manifest.model.name}", style="bold")
-        table = Table("attempt", "operator", "parents", "status", Column("speed-up, estimate", justify="right"))
+        table = Table(
+            "attempt", "operator", "parents", "status", Column(f"speed-up, {_kind(manifest)}", justify="right")
+        )
         for name, row in list(self._rows.items())[-ROWS:]:
             status = row["stage"] or row["status"]
             colour = "cyan" if row["stage"] else COLOURS.get(row["status"], "red")
             table.add_row(
                 name, row["operator"], row["parents"], f"[{colour}]{escape(status)}[/]", speedup(row["score"])
             )
-        foot = Text(f"best {speedup(self._best)} (estimate)   {self._budget()}")
+        foot = Text(f"best {speedup(self._best)} ({_kind(manifest)})   {self._budget()}")
         return Group(head, table, foot, *([Text(self._note, style="yellow")] if self._note else []))
+
+
+def _kind(manifest: Manifest) -> str:
+    return "measured" if manifest.measured else "estimate"
 
 
 def announce(folder: RunFolder, summary: Summary, report: Path) -> None:
@@ -129,7 +135,8 @@ def announce(folder: RunFolder, summary: Summary, report: Path) -> None:
     say(f"ended: {summary.reason}, {summary.detail}; {summary.ended} attempts, {summary.spent.calls} model calls")
     if summary.best is not None:
         gain = speedup(summary.best.score)
-        say(f"best: {summary.best.attempt}, {gain} over the eager reference (an estimate: no GPU)")
+        how = "measured on a GPU" if folder.manifest.measured else "an estimate: no GPU"
+        say(f"best: {summary.best.attempt}, {gain} over the eager reference ({how})")
         say(f"kernel: {summary.best_file}")
     else:
         say("best: nothing correct was found" + (" yet" if summary.reason in _UNFINISHED else ""))

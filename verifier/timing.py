@@ -97,7 +97,9 @@ class Rules(_Record):
     max_blocks: int = Field(default=64, ge=1)
     """Most blocks measured, thrown out or not."""
     max_seconds: float = Field(default=0.5, ge=0)
-    """No block starts later than this after the first."""
+    """No block starts later than this after the first, but for the first `min_blocks`."""
+    min_blocks: int = Field(default=6, ge=0)
+    """Taken however long they last: a block of a large problem spends most of its time on new inputs and memory."""
     alpha: float = Field(default=0.04, gt=0, lt=1)
     """1 - confidence, both sides together: half of it bounds the false claims of a candidate just at the margin."""
     scale: float = Field(default=3.0, gt=0)
@@ -119,6 +121,7 @@ class Confirmation(Rules):
 
     max_blocks: int = Field(default=512, ge=1)
     max_seconds: float = Field(default=3.0, ge=0)
+    min_blocks: int = Field(default=16, ge=0)
     alpha: float = Field(default=0.03, gt=0, lt=1)
     """A little under 5%: heavy tails and serial correlation take the rest (`experiments/aa.py`)."""
     goal: float = Field(default=0.0017, gt=0)
@@ -278,7 +281,8 @@ class _Sample:
         return len(self.values) + self.thrown.total()
 
     def may_go_on(self) -> bool:
-        return self.taken < self.rules.max_blocks and self.clock() - self.start < self.rules.max_seconds
+        in_time = self.taken < self.rules.min_blocks or self.clock() - self.start < self.rules.max_seconds
+        return self.taken < self.rules.max_blocks and in_time
 
     def take(self) -> None:
         block = self.measure(self.first + self.taken)

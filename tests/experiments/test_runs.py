@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from agent.journal import read_events
 from agent.record import load_run
 from experiments import handwork, solve
 from experiments.api import open_run, prepare
-from experiments.session import INTERRUPTED, WAITING, run_session
+from experiments.session import INTERRUPTED, WAITING, run_search, run_session
 from verifier.interpreter.gate import Zygotes
 
 
@@ -24,15 +25,21 @@ def candidates(folder: Path) -> list[str | None]:
 
 
 def test_the_sampler_is_deterministic_by_seed(tiny_attention: Path, tmp_path: Path, zygotes: Zygotes) -> None:
-    common = {"budget": "calls=2", "width": 1, "zygotes": zygotes}
-    first = solve(tiny_attention, seed=3, out=tmp_path / "first", **common)
-    second = solve(tiny_attention, seed=3, out=tmp_path / "second", **common)
-    assert candidates(first.folder) == candidates(second.folder)
-    assert len(candidates(first.folder)) == 2
-    assert first.reason == second.reason == "budget"
-    assert (first.verdict is None) == (first.source is None)
-    if first.source is not None:
-        assert (first.folder / "best" / "tiny_attention.py").read_text() == first.source
+    """Two copies of one run folder, and so the same secret inputs: feedback quotes errors on them."""
+    first = prepare(tiny_attention, seed=3, out=tmp_path / "first", budget="calls=2", width=1)
+    second = open_run(Path(shutil.copytree(first.path, tmp_path / "second")))
+    ended = [run_search(folder, zygotes=zygotes) for folder in (first, second)]
+    assert candidates(first.path) == candidates(second.path)
+    assert len(candidates(first.path)) == 2
+    assert [str(summary.reason) for summary in ended] == ["budget", "budget"]
+
+
+def test_solve_gives_the_best_candidate(tiny_attention: Path, tmp_path: Path, zygotes: Zygotes) -> None:
+    solution = solve(tiny_attention, seed=3, budget="calls=4", width=2, out=tmp_path / "run", zygotes=zygotes)
+    assert (solution.reason, solution.attempts > 1) == ("budget", True)
+    assert solution.verdict is not None
+    assert solution.verdict.ok
+    assert (solution.folder / "best" / "tiny_attention.py").read_text() == solution.source
 
 
 def result(request: dict[str, object], text: str) -> str:

@@ -153,16 +153,17 @@ def test_the_cap_of_blocks_stops_a_noisy_source() -> None:
 
 
 def test_the_cap_of_seconds_stops() -> None:
-    rules = RULES.model_copy(update={"max_seconds": 6.5})
+    rules = RULES.model_copy(update={"max_seconds": 6.5, "min_blocks": 0})
     assert decide(Gpu(jitter=0.2), rules, clock=Ticks()).blocks == 6
-    nothing = decide(Gpu(), RULES.model_copy(update={"max_seconds": 0.0}), clock=still)
+    assert decide(Gpu(jitter=0.2), rules.model_copy(update={"min_blocks": 11}), clock=Ticks()).blocks >= 11
+    nothing = decide(Gpu(), RULES.model_copy(update={"max_seconds": 0.0, "min_blocks": 0}), clock=still)
     assert (nothing.blocks, nothing.log_ratio, nothing.lower, nothing.speedup) == (0, None, None, None)
     assert nothing.decision is Decision.UNDECIDED
 
 
 @pytest.mark.parametrize("blocks", [0, 3, 8, 20])
 def test_a_confirmation_cut_short_says_so(blocks: int) -> None:
-    rules = CONFIRMATION.model_copy(update={"max_seconds": blocks + 0.5})
+    rules = CONFIRMATION.model_copy(update={"max_seconds": blocks + 0.5, "min_blocks": 0})
     timing = confirm(Gpu(GAIN, jitter=0.05), decide(Gpu(GAIN), clock=still), rules, clock=Ticks())
     assert timing.blocks == blocks
     assert Flag.IMPRECISE in timing.flags

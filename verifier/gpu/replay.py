@@ -89,12 +89,12 @@ class Replayer:
         self._saved.clear()
         self._random = [self._seeded(made, seed) for made in self.program.generators]
         for i, storage in enumerate(self.program.storages):
-            if storage.origin == "earlier_input":
-                raise ReplayError("the plan needs an input of an earlier call")
-            if storage.origin in ("parameter", "scratch"):
+            if storage.origin in ("parameter", "scratch", "earlier_input"):
                 self._memory.allocate(i)
             elif storage.origin != "input":
                 self._memory.drop(i)
+            if storage.origin == "earlier_input":  # no honest output needs one: where one does, it shows as NaN
+                self._memory.poison(i)
         self._memory.load_constants()
         ready: dict[int, list[str]] = {}
         for name, parameter in self.program.parameters.items():
