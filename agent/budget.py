@@ -92,10 +92,12 @@ class Budget(Record):
         return ",".join(f"{scale[a][0]}={cap / scale[a][1]:.12g}" for a, cap in self.caps.items())
 
 
-def refuse_endless(budget: Budget, prices: Sequence[Prices]) -> None:
-    """Raises BudgetError when no capped axis is one that the run can spend, so that it would never end."""
+def refuse_endless(budget: Budget, prices: Sequence[Prices], *, measured: bool = False) -> None:
+    """Raises BudgetError when no capped axis is one that the run can spend, so that it would never end. `measured`:
+    candidates are judged on GPUs.
+    """
     priced = any(p.uncached or p.cached or p.output for p in prices)
-    unspendable = {"gpu_seconds"} | (set() if priced else {"dollars"})
+    unspendable = (set() if measured else {"gpu_seconds"}) | (set() if priced else {"dollars"})
     if set(budget.caps) <= unspendable:
         raise BudgetError(
             f"this run spends no {' and no '.join(budget.caps)}: it would never end; cap calls or minutes too"

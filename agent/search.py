@@ -82,7 +82,8 @@ async def search(
     WarpsmithError.
     """
     stop = stop or Stop()
-    refuse_endless(folder.manifest.budget, [m.profile.prices for m in (deps.model, *deps.models.values())])
+    prices = [m.profile.prices for m in (deps.model, *deps.models.values())]
+    refuse_endless(folder.manifest.budget, prices, measured=deps.fleet.gpus > 0)
     async with open_session(folder, deps, on_event) as session:
         with stop.on_interrupt(), tracing_context(enabled=False):
             return await _Search(session, stop).run()

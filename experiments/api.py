@@ -143,7 +143,8 @@ def prepare(
     chosen, caps = get_target(target), Budget.parse(budget)
     path = out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{best_name(known.name)}"
     profile = make_model(model, folder=path, models_file=models_file).profile
-    refuse_endless(caps, [profile.prices])
+    measured = bool(chosen_gpus(gpus))
+    refuse_endless(caps, [profile.prices], measured=measured)
     _refuse_other_files(path)
     if caps.dollars is not None and profile.is_language_model and profile.prices == Prices():
         raise UsageError(
@@ -163,7 +164,7 @@ def prepare(
         max_repairs=max_repairs,
         sampling=Sampling(max_tokens=profile.max_tokens),
         target=_facts(chosen),
-        measured=bool(chosen_gpus(gpus)),
+        measured=measured,
         versions=versions(),
         prompts=Prompts().digest,
         isolation=isolation_gaps(),

@@ -90,6 +90,8 @@ def run_search(
 def _devices(folder: RunFolder, gpus: str) -> tuple[str, ...]:
     """GPUs of a session: none for a run that was begun without one. Raises UsageError where the run needs one."""
     if not folder.manifest.measured:
+        if gpus not in ("auto", "none"):
+            raise UsageError("this run goes by estimates", next_step="start another one to measure on a GPU")
         return ()
     if found := chosen_gpus(gpus):
         return found

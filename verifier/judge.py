@@ -1,11 +1,12 @@
-"""The judge of one problem on a machine without a GPU: trace, audit, static profile, interpreter gate, estimate.
+"""The CPU half of the judge of one problem: trace, audit, static profile, interpreter gate, estimate.
 
 The judge's own process imports neither PyTorch nor Triton and never runs a candidate. Every step is a job of a warm
 zygote: the candidate's Python runs only in confined children (`trace_job`, `interpret_job`), what it made is read by
 strict readers, its compiled code is looked at in another confined child, and the reference and the comparer run in
 children where no candidate ever was.
 
-Correctness rests on Triton's interpreter and small inputs; every time is an estimate. The verdict says both.
+Without a GPU correctness rests on Triton's interpreter and small inputs, and every time is an estimate; the verdict
+says both. A `GpuBench` judges and times what passes here.
 """
 
 from __future__ import annotations

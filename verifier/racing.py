@@ -9,6 +9,7 @@ picks a configuration and claims nothing: being picked flatters a time, so `timi
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -37,16 +38,19 @@ def race(
     repeats: int = 4,
     max_sweeps: int = 3,
     max_measurements: int = 1000,
+    max_seconds: float = math.inf,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Race:
     """The best joint choice among `alternatives` (step to number of alternatives), starting from alternative 0 of each.
 
     `measure` gives seconds; NaN, zero, negative and infinite stand for "cannot run" and lose. What it raises passes
     through. `repeats` measurements go to each alternative in the first round of a step and twice as many in each later
     one; make it even, so that drift cancels. `max_measurements` ends the race before a round that would pass it, but
-    the last comparison is always made.
+    the last comparison is always made. After `max_seconds` nothing more is measured, and the start stays where
+    that leaves too little to compare.
     """
     start = {step: 0 for step, count in alternatives.items() if count > 1}
-    track = _Track(measure, max_measurements)
+    track = _Track(measure, max_measurements, clock, clock() + max_seconds)
     best, sweeps = dict(start), 0
     while sweeps < max_sweeps and start:
         before = dict(best)
@@ -82,10 +86,12 @@ class _Track:
 
     measure: Callable[[Choice], float]
     most: int
+    clock: Callable[[], float]
+    end: float
     count: int = field(default=0)
 
     def left(self) -> int:
-        return self.most - self.count
+        return 0 if self.clock() > self.end else self.most - self.count
 
     def medians(self, choices: Sequence[Choice], repeats: int) -> list[float]:
         """Median seconds of each choice; every other round runs backwards, so that a linear drift cancels."""
@@ -97,6 +103,8 @@ class _Track:
         return [median(times) for times in seen]
 
     def _one(self, choice: Choice) -> float:
+        if self.clock() > self.end:
+            return math.inf
         self.count += 1
         seconds = self.measure(dict(choice))
         return seconds if math.isfinite(seconds) and seconds > 0 else math.inf

@@ -1,4 +1,7 @@
-"""`warpsmith solve PROBLEM`: search for a kernel under a budget and write the best one with its verdict."""
+"""`warpsmith solve PROBLEM`: search for a kernel under a budget and write the best one with its verdict.
+
+Exit 0 something correct was found, 1 nothing, 2 usage or a broken problem, 3 infrastructure, 4 it waits for answers.
+"""
 
 from __future__ import annotations
 

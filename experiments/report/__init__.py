@@ -98,7 +98,7 @@ def _notes(record: RunRecord) -> list[str]:
 
 def _score_kind(record: RunRecord) -> str:
     kinds = {t.verdict.score_kind for a in record.attempts for t in a.turns if t.verdict and t.verdict.score_kind}
-    return " and ".join(sorted(kinds)) or "estimate"
+    return " and ".join(sorted(kinds)) or ("measured" if record.manifest.measured else "estimate")
 
 
 def _cards(record: RunRecord) -> list[tuple[str, str]]:

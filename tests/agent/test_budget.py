@@ -66,6 +66,9 @@ def test_a_budget_that_no_call_spends_is_refused() -> None:
     with pytest.raises(BudgetError, match="never end"):
         refuse_endless(Budget(dollars=1), [Prices()])
     refuse_endless(Budget(dollars=1), [Prices(output=1)])
+    with pytest.raises(BudgetError, match="never end"):
+        refuse_endless(Budget(gpu_seconds=1), [Prices(output=1)])
+    refuse_endless(Budget(gpu_seconds=1), [Prices(output=1)], measured=True)
     refuse_endless(Budget(dollars=1, calls=3), [Prices()])
 
 

@@ -121,3 +121,11 @@ def test_what_the_measurement_raises_passes_through() -> None:
 
     with pytest.raises(OSError, match="gone"):
         race({0: 2}, broken)
+
+
+@pytest.mark.parametrize("most", [0.0, 3.0, 20.0])
+def test_a_race_that_takes_too_long_keeps_the_start(most: float) -> None:
+    launches = Launches({0: [3.0, 2.0, 2.5, 2.2], 1: [3.0, 1.0]})
+    found = race(launches.alternatives, launches, max_seconds=most, clock=lambda: float(len(launches.calls)))
+    assert found.choice == {0: 0, 1: 0}
+    assert len(launches.calls) <= most + 1

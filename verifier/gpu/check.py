@@ -1,8 +1,8 @@
 """Is a plan right on one workload? The judge's part: slots, expected values, guards, comparison.
 
-Every input slot is written anew before a run, guards lie around all slots, outputs are poisoned and copied away as
-soon as the runner has answered; only these copies are compared. The first draw runs several times and must agree bit by
-bit.
+For each draw every input slot is written anew and the guards around inputs and outputs are filled anew; before each run
+outputs are poisoned, and they are copied away as soon as the runner has answered: only these copies are compared. The
+first draw runs several times; runs that do not agree bit by bit are a warning, and then each of them is compared.
 """
 
 from __future__ import annotations
@@ -177,9 +177,10 @@ class Slots:
         self.poison()
 
     def poison(self) -> None:
-        """NaN in every floating dtype, odd numbers elsewhere."""
+        """NaN in every floating and complex dtype, odd numbers elsewhere."""
         for i, slot in enumerate(self.outputs.views):
-            self.outputs.storage(i).fill_(0xFF if slot.dtype.is_floating_point else 0xAA)
+            floating = slot.dtype.is_floating_point or slot.dtype.is_complex
+            self.outputs.storage(i).fill_(0xFF if floating else 0xAA)
 
     def broken(self) -> str:
         """Which guard was written over, in words; empty if none was."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import socket
 import sys
@@ -38,6 +39,8 @@ from verifier.timing import WorkloadTiming
 from verifier.verdict import Ceilings, Diagnostic, Record, Status, StepTimes, TestReport
 
 _PATIENCE = 60.0
+_RACE_SECONDS = 60.0
+"""Alternatives beyond that are the candidate's loss, and no visit that runs past its limit."""
 _STEP_RUNS = 8
 """Calls that timing each step takes, with some to spare."""
 Outcome = Literal["passed", "failed", "not_applicable"]
@@ -64,6 +67,7 @@ class Judge:
         try:
             if self._link is None:
                 raise RunnerFailed("died", "there is no runner", lost=True)
+            self._link.budget = math.inf
             self._link.drop()
         except RunnerFailed:
             self._drop_runner()
@@ -108,7 +112,7 @@ class _Visit:
         self._steps: list[StepTimes] = []
         self._excuse = ""
         self.lost = False
-        link.deadline = request.command_seconds
+        link.deadline, link.budget = request.command_seconds, request.limit_seconds / 2
 
     def run(self) -> Visit:
         start = time.perf_counter()
@@ -181,7 +185,7 @@ class _Visit:
         pairs = Pairs(self._device, self._link, self._reference(workload.name), candidate, base, request.salt)
         try:
             if alternatives := pairs.alternatives():
-                pairs.choice = racing.race(alternatives, pairs.seconds_of).choice
+                pairs.choice = racing.race(alternatives, pairs.seconds_of, max_seconds=_RACE_SECONDS).choice
                 if any(pairs.choice.values()):
                     pairs.close()
                     self._check(candidate, (workload.name,), pairs.choice)
@@ -192,12 +196,15 @@ class _Visit:
             confirmed = None
             if request.confirmation is not None:
                 confirmed = timing.confirm(pairs.measure, decided, request.confirmation, floor_seconds=floor)
+            pairs.refuse_memory()
             bound = pairs.host_bound()
             self._time_steps(pairs, bound)
         except RunnerFailed as failed:
-            if pairs.side == "b" and not failed.lost:
-                raise DoesNotFit(f"the base cannot be timed: {failed}") from None
-            raise
+            if failed.lost or (pairs.side != "b" and failed.kind != "out-of-memory"):
+                raise
+            # The candidate ran alone before: what does not fit is both side by side.
+            what = "the base" if pairs.side == "b" else "the candidate beside its base"
+            raise DoesNotFit(f"{what} cannot be timed: {failed}") from None
         finally:
             self._finish(pairs)
         self._timings.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -77,7 +78,9 @@ class Link:
         self._channel, self._flags = channel, Flags(flags_fd)
         os.close(flags_fd)
         self.deadline = deadline
-        self._turn = 0
+        self.budget = math.inf
+        """Seconds that are left for all commands of a visit together."""
+        self._turn, self._asked = 0, 0.0
         self._ended: RunnerFailed | None = None
 
     def close(self) -> None:
@@ -146,8 +149,11 @@ class Link:
     ) -> None:
         if self._ended is not None:
             raise self._ended
+        if self.budget <= 0:
+            raise RunnerFailed("hang", "its runs take too long together", lost=False)
         self._turn += 1
         self._settle()
+        self._asked = time.monotonic()
         try:
             if self._channel.pending():
                 self._channel.receive(seconds=0.1)  # raises Gone where it ended
@@ -162,6 +168,8 @@ class Link:
             reply = read_reply(message.header, self._turn)
         except (Gone, Expired, ProtocolError) as error:
             raise self._lost(error) from None
+        finally:
+            self.budget -= time.monotonic() - self._asked
         if reply.failure is not None:
             failed = RunnerFailed(reply.failure, reply.text, lost=reply.lost)
             self._ended = failed if reply.lost else None

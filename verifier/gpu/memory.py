@@ -26,7 +26,8 @@ class Memory:
         self._program, self._device = program, device
         self._held: dict[int, torch.UntypedStorage] = {}
         self._views: dict[int, Tensor] = {}
-        self._floating = {v.storage for v in program.values if dtype_of(v.dtype).is_floating_point}
+        dtypes = ((v.storage, dtype_of(v.dtype)) for v in program.values)
+        self._floating = {storage for storage, dtype in dtypes if dtype.is_floating_point or dtype.is_complex}
 
     def __contains__(self, storage: int) -> bool:
         return storage in self._held

@@ -6,7 +6,10 @@ rotate.
 
 Outputs are poisoned before each call. In blocks that are checked, at a call that the judge picks, the candidate's
 inputs are replaced by others and the outputs of that call are compared like any other. So a kernel that leaves work out
-because earlier calls did it is found out, unless it does so rarely: one call of a block is looked at.
+because earlier calls did it is found out, unless it does so rarely: one call of a block is looked at. A kernel that
+knows old inputs by their content is right at that call, and slow: `refuse_memory` compares its time with the others.
+
+Not protected against: a runner that lies about its times, beyond what the judge's own clock refutes.
 """
 
 from __future__ import annotations
@@ -43,6 +46,12 @@ SETS = 2
 """Input sets of one side that rotate where they are too large to flush."""
 _STEP = 8
 """Block numbers kept for each program."""
+SURPRISE = 2.0
+"""Time on fresh inputs over that on inputs seen before: above it, and by more than `SURPRISE_SECONDS`, the candidate
+remembers. Wide, because what honest kernels lose on freshly copied inputs was not measured."""
+SURPRISE_SECONDS = 5e-6
+_SURPRISES = 5
+"""Comparisons that a suspicion needs."""
 
 
 class TimedWrong(Exception):
@@ -63,12 +72,14 @@ class Pairs:
         self.choice: dict[int, int] = {}
         """The candidate's alternatives."""
         self.side: Side | None = None
-        """Whose command ran last."""
+        """Whose program is being loaded or captured, None for what comes later."""
         self.graphs = (True, True)
         self._program = candidate.program(reference.workload.name)
         self._open: dict[str, Slots] = {}
         self._fresh: Arena | None = None
         self._made: Expected | None = None
+        self._fresh_times: list[tuple[float, float]] = []
+        """Of calls on fresh inputs, with the median of the candidate's other calls in the block. Seconds."""
         self._pairs, self._sets, self._flush = 2, 1, False
 
     # -- for verifier.timing -----------------------------------------------------------------------
@@ -76,14 +87,38 @@ class Pairs:
     def measure(self, index: int) -> Block:
         """One block in new memory, on new inputs; candidate first in even pairs."""
         check = index == 0 or self._bytes() < SMALL_BYTES or secrets.randbelow(CHECK_EVERY) == 0
-        self._renew(f"block {index}", check=check)
+        return self._block(f"block {index}", check=check)
+
+    def refuse_memory(self) -> None:
+        """Raises TimedWrong where the candidate is slow on inputs that it has not seen. Takes blocks for it."""
+        wanted = 1
+        for extra in range(4 * _SURPRISES):
+            if len(self._fresh_times) >= wanted:
+                if not self._surprised():
+                    return
+                if wanted == _SURPRISES:
+                    raise TimedWrong("it is slow on inputs that it has not seen: it remembers answers")
+                wanted = _SURPRISES
+            self._block(f"extra {extra}", check=True, first=1)
+
+    def _surprised(self) -> bool:
+        over = median(fresh / seen for fresh, seen in self._fresh_times)
+        return over > SURPRISE and median(fresh - seen for fresh, seen in self._fresh_times) > SURPRISE_SECONDS
+
+    def _block(self, salt: str, *, check: bool, first: int = 0) -> Block:
+        """`first`: the candidate's first call that may get the fresh inputs."""
+        self._renew(salt, check=check)
         order = [side for pair in range(self._pairs) for side in (("a", "b") if pair % 2 == 0 else ("b", "a"))]
         names = [f"{side}{i // 2 % self._sets}" for i, side in enumerate(order)]
-        switch = secrets.choice([i for i, name in enumerate(names) if name == "a0"]) if check else -1
+        ours = [i for i, name in enumerate(names) if name.startswith("a")]
+        switch = secrets.choice(ours[first:]) if check else -1
         timed = self._link.time(names, flush=self._flush, switch=switch, fresh=self._fresh)
-        if self._made is not None:
-            self._check(self._made)
         pairs, reply = _paired(timed.reply), timed.reply
+        if self._made is not None:
+            self._check(self._made, names[switch])
+            seen = [reply.seconds[i] for i in ours if i != switch]
+            if switch != ours[0] and min(seen) > 0:  # the first call of a block has costs of its own
+                self._fresh_times.append((reply.seconds[switch], median(seen)))
         self._adapt(pairs)
         return Block(pairs, reply.clock_hz, timed.host_seconds, reply.untimed_seconds)
 
@@ -146,9 +181,11 @@ class Pairs:
             names.reverse()
         for number, (side, k) in enumerate(names):
             self._fill(side, k, salt, number * _STEP)
-        self._made = self._renew_fresh(salt, len(names) * _STEP) if check else None
         graphs = {name: self._capture(name) for name in sorted(self._open)}
         self.graphs = (graphs["a0"], graphs["b0"])
+        self.side = None
+        # After the captures, which run the candidate: no untimed call can read these inputs from its context.
+        self._made = self._renew_fresh(salt, len(names) * _STEP) if check else None
 
     def _bytes(self) -> int:
         """Of inputs and outputs."""
@@ -184,10 +221,11 @@ class Pairs:
         self.side = "a" if name.startswith("a") else "b"
         return self._link.capture(name)
 
-    def _check(self, made: Expected) -> None:
-        slots, reference = self._open["a0"], self._reference
-        if broken := slots.broken():
-            raise TimedWrong(broken)
+    def _check(self, made: Expected, name: str) -> None:
+        slots, reference = self._open[name], self._reference
+        for side, held in self._open.items():
+            if side.startswith("a") and (broken := held.broken()):
+                raise TimedWrong(broken)
         tensors = iter([view.clone() for view in slots.outputs.views])
         tree = decode(slots.program.output, lambda _: next(tensors), self._device.torch_device)
         checks = compare_values(

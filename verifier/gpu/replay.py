@@ -141,9 +141,18 @@ class Replayer:
             else:
                 self._saved[storage] = self._memory.bytes(storage).clone()
         if self.poison:
-            for i, storage_record in enumerate(self.program.storages):
-                if storage_record.origin == "scratch":
-                    self._memory.poison(i)
+            self.poison_scratch()
+
+    def poison_scratch(self) -> None:
+        """Overwrites what a call may leave for the next one in memory that needs no content."""
+        for i, storage in enumerate(self.program.storages):
+            if storage.origin == "scratch":
+                self._memory.poison(i)
+
+    def forget_inputs(self) -> None:
+        """The input tensors hold other values now: what was saved of them to restore is out of date."""
+        for value in self.program.inputs:
+            self._saved.pop(self.program.values[value].storage, None)
 
     def forward(self) -> list[Tensor]:
         """The steps of forward alone. Raises ReplayError, CudaError."""

@@ -51,19 +51,20 @@ class _Program:
         self.last = self.replayer.run()
 
     def call(self) -> None:
-        """What is timed. A graph does not restore what forward changes."""
+        """What is timed: forward alone. What it changes was restored by `prepare`."""
         if self.graph is None:
-            self.run()
+            self.last = self.replayer.forward()
         else:
             self.graph.replay()
 
     def prepare(self, fresh: list[Tensor] | None) -> None:
-        """Before a timed call: state as at the start, other inputs where some are given, outputs poisoned."""
-        self.replayer.restore()
+        """Before a timed call: other inputs where given, state as at the start, scratch and outputs poisoned."""
         if fresh is not None:
             for slot, tensor in zip(self.inputs, fresh, strict=True):
                 slot.untyped_storage().copy_(tensor.untyped_storage())
-            self.replayer.bind(self.inputs, {})  # what it saved of the inputs is out of date
+            self.replayer.forget_inputs()
+        self.replayer.restore()
+        self.replayer.poison_scratch()
         for made, value in zip(self.last, self.replayer.program.output_values(), strict=True):
             said = self.replayer.program
             if said.storages[said.values[value].storage].origin == "forward":

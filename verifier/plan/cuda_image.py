@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from verifier.plan import cuda_abi, elf
 from verifier.plan.cuda_abi import KernelFacts
 from verifier.plan.schema import KernelImage
+from verifier.profile.cubin import occupancy
 from verifier.target import Target
 
 DEFAULT_SHARED = 48 << 10
 """Shared memory of a block without opting in to more, bytes."""
 MAX_BLOCK = (1024, 1024, 64)
 PORTABLE_CLUSTER = 8
-MAX_RESIDENT = 32
-"""Blocks on one multiprocessor."""
 
 Three = tuple[int, int, int]
 
@@ -49,7 +48,9 @@ class Geometry:
 def refusal(target: Target, facts: KernelFacts, geometry: Geometry, name: str) -> str | None:
     """Why the target cannot launch such blocks at all."""
     threads, static = math.prod(geometry.block), facts.shared
-    per_block = registers_of_block(facts.registers, threads)
+    warps = -(-threads // target.warp_size)
+    per_warp = -(-facts.registers * target.warp_size // target.register_unit) * target.register_unit
+    per_block = per_warp * (-(-warps // 4) * 4)  # each of four schedulers has its own quarter
     for axis, count, limit in zip("xyz", geometry.block, MAX_BLOCK, strict=True):
         if not 1 <= count <= limit:
             return f"{name}: block {geometry.block}: {axis} = {count} is outside 1 to {limit}"
@@ -107,19 +108,8 @@ def _sizes(facts: KernelFacts, geometry: Geometry) -> str:
 
 def resident_blocks(target: Target, facts: KernelFacts, threads: int, shared: int) -> int:
     """Blocks that one multiprocessor holds at once."""
-    warps = max(1, -(-threads // target.warp_size))
-    return min(
-        target.threads_per_sm // (warps * target.warp_size),
-        target.registers_per_sm // registers_of_block(facts.registers, threads),
-        target.shared_per_sm // (facts.shared + shared + cuda_abi.RESERVED_SHARED),
-        MAX_RESIDENT,
-    )
-
-
-def registers_of_block(registers: int, threads: int) -> int:
-    """Registers that a block takes: 256 per warp and step, warps in fours."""
-    warps = max(1, -(-threads // 32))
-    return -(-max(1, registers) * 32 // 256) * 256 * (-(-warps // 4) * 4)
+    warps = -(-threads // target.warp_size)
+    return occupancy(target, registers=facts.registers, shared=facts.shared + shared, warps=warps).blocks
 
 
 # -- for the plan's reader -------------------------------------------------------------------------

@@ -191,12 +191,12 @@ def install(target: Target, recorder: Recorder) -> None:
     _replace(torch.nn.Module, _apply=_apply)
     _answer_for_libraries()
     seeds.install(recorder)
-    recorder.custom.watch()
     _patch_tensor(recorder)
     _refuse_native(recorder)
     _see_through_compilers(recorder)
     _refuse_engines(recorder)
     _keep_whole()
+    recorder.custom.watch()
 
 
 def _answer_for_libraries() -> None:

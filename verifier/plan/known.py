@@ -30,7 +30,7 @@ def result(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[st
     """What `func` returns: a Python scalar, or tensors that are constants of the plan. Raises NotKnown."""
     given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
     wanted = {recorder.storage(t).id for t in given}
-    chain = _chain(recorder, wanted)
+    chain = _chain(recorder, wanted, recorder.history())
     with torch.utils._python_dispatch._disable_current_modes():
         storages = {r.id: _bytes(r.data) for r in recorder.space.records if r.data is not None}
         for step in chain:
@@ -62,16 +62,16 @@ def _bytes(data: bytes) -> torch.UntypedStorage:
     return found.untyped_storage()
 
 
-def _chain(recorder: Recorder, wanted: set[int]) -> list[Step]:
+def _chain(recorder: Recorder, wanted: set[int], history: list[Step]) -> list[Step]:
     """Steps that make the storages, in order. Raises NotKnown."""
     need = set(wanted)
     chain: list[Step] = []
-    for step in reversed(recorder.steps):
+    for step in reversed(history):
         if not step.writes & need:
             continue
         if step.body["kind"] != "aten" or step.body["role"] == "random" or len(chain) >= MAX_STEPS:
             raise NotKnown
-        if step.phase in ("call", "plan") and any(_lasts(recorder, s) for s in step.writes - step.fresh):
+        if step.phase in ("call", "plan") and any(_lasts(history, s) for s in step.writes - step.fresh):
             raise NotKnown
         need = (need - step.fresh) | step.reads
         chain.append(step)
@@ -82,9 +82,9 @@ def _chain(recorder: Recorder, wanted: set[int]) -> list[Step]:
     return chain[::-1]
 
 
-def _lasts(recorder: Recorder, storage: int) -> bool:
+def _lasts(history: list[Step], storage: int) -> bool:
     """Whether a storage is older than the calls: what they write into it is state."""
-    return not any(storage in s.fresh and s.phase in ("call", "plan") for s in recorder.steps)
+    return not any(storage in s.fresh and s.phase in ("call", "plan") for s in history)
 
 
 def _view(recorder: Recorder, value: int, storages: dict[int, torch.UntypedStorage]) -> torch.Tensor:

@@ -3,8 +3,9 @@ ids.
 
 Set-up is found by liveness: from the storages whose content `forward` reads before it overwrites them, back
 through the module's import, the constructor, the move to the device and earlier calls. A storage that
-`forward` only writes into is `scratch`: it is allocated, never computed. An earlier call's input that is
-still needed keeps the origin `earlier_input`; the audit refuses it.
+`forward` only writes into is `scratch`: it is allocated, never computed. A kernel may store into a part of a storage
+only, so what filled the storage before stays in set-up all the same. An earlier call's input that is still needed
+keeps the origin `earlier_input`; the audit refuses it.
 """
 
 from __future__ import annotations
@@ -76,8 +77,11 @@ def build(recorder: Recorder, workload: str, named: Sequence[Named], call: Call)
     live, written, touched = _forward_liveness(forward, output_storages)
     input_storages = {recorder.storage(t).id for t in call.inputs}
     fixed = {n.storage for n in named} & recorder.read
+    history, state = recorder.steps[: call.start], written & set(call.live_names)
+    partly = _partly_stored(history, forward, live, output_storages)
+    live |= partly
     need = (live | fixed) - input_storages
-    setup = _setup(recorder.steps[: call.start], need, written & set(call.live_names))
+    setup = _setup(history, need, state, partly)
     used_storages = touched | output_storages | input_storages | fixed | {s for step in setup for s in _touched(step)}
     if (refusal := recorder.unholdable(used_storages)) is not None:
         recorder.refuse(refusal)
@@ -87,7 +91,7 @@ def build(recorder: Recorder, workload: str, named: Sequence[Named], call: Call)
     for tensor in call.inputs:
         numbering.value(recorder.value(tensor))
     setup_indexes = {id(step): i for i, step in enumerate(setup)}
-    order = [setup_indexes.get(id(step)) for step in recorder.steps[: call.start]]
+    order = [setup_indexes.get(id(step)) for step in history]
     parameters = {n.name: {"value": numbering.value(n.value), "buffer": n.buffer, "fixed": n.storage in fixed,
                            "ready": _ready(order, n.written_at)} for n in names}  # fmt: skip
     program = {
@@ -123,16 +127,35 @@ def _forward_liveness(forward: Sequence[Step], outputs: set[int]) -> tuple[set[i
     return live, written, touched
 
 
-def _setup(history: Sequence[Step], need: set[int], restored: set[int]) -> list[Step]:
-    """Steps of the history that make the needed content, in order. What calls write into restored state is
-    left out."""
+def _partly_stored(history: Sequence[Step], forward: Sequence[Step], live: set[int], outputs: set[int]) -> set[int]:
+    """Storages that forward reads after kernels stored into them, and that had content before: what the kernels do
+    not reach keeps it."""
+    surely = set(outputs)
+    for step in reversed(forward):
+        surely -= step.kills if step.body["kind"] == "aten" else set()
+        surely |= step.reads
+    filled = {s for step in history if step.body["kind"] == "aten" for s in _filled(step)}
+    return (surely - live) & filled
+
+
+def _filled(step: Step) -> set[int]:
+    """Storages that a library step gives content which does not come from a call's input."""
+    if step.phase in ("call", "plan"):
+        return step.fresh if step.body["role"] == "fill" else set()
+    return step.writes if step.body["role"] != "alloc" else set()
+
+
+def _setup(history: Sequence[Step], need: set[int], restored: set[int], partly: set[int]) -> list[Step]:
+    """Steps of the history that make the needed content, in order. What calls write into restored state, or into
+    storages that forward stores into again, is left out."""
     kept: list[Step] = []
     need = set(need)
     for step in reversed(history):
-        effects = step.writes - restored if step.phase in ("call", "plan") else step.writes
+        called = step.phase in ("call", "plan")
+        effects = step.writes - restored - (partly - step.fresh) if called else step.writes
         if not effects.isdisjoint(need):
             kept.append(step)
-            need -= step.kills
+            need -= step.kills if step.body["kind"] == "aten" else set()
             need |= step.reads
     return kept[::-1]
 

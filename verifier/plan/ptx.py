@@ -21,7 +21,8 @@ _PARAM = re.compile(
     r"(?:\[(?P<count>\d+)\])?"
 )
 _DECLARES = r"^[^\S\n]*(?:\.(?:visible|extern|weak)\s+)*"
-_VARIABLE = re.compile(rf"{_DECLARES}\.(?:global|const)\s+[^;=\[]*?([\w$]+)\s*(?=[\[=;])", re.M)
+_VARIABLES = re.compile(r"(?<![\w.$])\.(?:global|const)\b([^;]*);")
+_BESIDES = re.compile(r"\{[^{}]*\}|\[[^\]]*\]|\.attribute\s*\([^)]*\)")
 _FUNCTION = re.compile(rf"{_DECLARES}\.(entry|func)\b\s*([\w$]*)", re.M)
 _NOISE = re.compile(r"^\s*(?:\.(?:loc|pragma|file)\b[^\n]*|[$\w]+:(?!:))", re.M)
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
@@ -85,7 +86,7 @@ def variables(text: str, kernel: str) -> dict[str, Access]:
     variables), by name. Those that no code names are left out: CUDA's headers declare hundreds.
     """
     text = _COMMENT.sub("", text)
-    declared = set(_VARIABLE.findall(text))
+    declared = set(_variables(text))
     found: dict[str, Access] = {}
     for start, entry in _bodies(text, kernel) if declared else ():
         statements = list(_statements(text, start))
@@ -98,6 +99,16 @@ def variables(text: str, kernel: str) -> dict[str, Access]:
             access = "both" if long or i in escaped else _access(flow, i)
             found[name] = access if found.get(name, "none") in ("none", access) else "both"
     return found
+
+
+def _variables(text: str) -> Iterator[str]:
+    """Names of declarations, which inline assembly may put anywhere and several at once."""
+    for (declaration,) in map(re.Match.groups, _VARIABLES.finditer(text)):
+        while (plain := _BESIDES.sub(" ", declaration)) != declaration:
+            declaration = plain
+        names = [re.findall(r"[\w$]+", part.partition("=")[0]) for part in declaration.split(",")]
+        if ")" not in declaration.split("=")[0]:  # `.param .u64 .ptr .global .align 4 name)` is a parameter
+            yield from (found[-1] for found in names if found)
 
 
 def _bodies(text: str, kernel: str) -> Iterator[tuple[int, bool]]:

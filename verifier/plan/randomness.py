@@ -20,6 +20,8 @@ class Streams:
         self.draws: list[int] = []
         self.of_generator: dict[int, int] = {}
         """Stream by the address of a generator: operators get another Python object around it."""
+        self.defaults: dict[int, str] = {}
+        """Device by the address of the generator that stands for its default one."""
         self.default = {"cpu": self.start("cpu", None), "cuda": self.start("cuda", None)}
 
     def start(self, device: str, seed: int | None) -> int:
@@ -34,8 +36,12 @@ class Streams:
         self.default = {"cpu": self.start("cpu", None), "cuda": self.start("cuda", None)}
 
     def draw(self, generator: Any, device: str) -> int:
-        """The stream that an operator on `device` draws from; `generator` is what it was given, or None."""
-        number = self.default[device] if generator is None else self.of_generator[generator._cdata]
+        """The stream that an operator on `device` draws from; `generator` is what it was given, or None.
+
+        Raises KeyError for a generator that is not known.
+        """
+        device = device if generator is None else self.defaults.get(generator._cdata, "")
+        number = self.default[device] if device else self.of_generator[generator._cdata]
         self.draws[number] += 1
         return number
 

@@ -89,6 +89,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._imported: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._sources: dict[int, tuple[torch.UntypedStorage, int | None]] = {}
         self._sink = self.steps
+        self._sinks = [self.steps]
         self._start = 0
         self._thread = threading.get_ident()
 
@@ -193,10 +194,16 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def diverted(self) -> Iterator[list[Step]]:
         """Steps go to the list that is yielded, not to the plan."""
         kept, self._sink = self._sink, []
+        self._sinks.append(self._sink)
         try:
             yield self._sink
         finally:
+            self._sinks.pop()
             self._sink = kept
+
+    def history(self) -> list[Step]:
+        """All that was done so far, with the steps that are being diverted."""
+        return [step for sink in self._sinks for step in sink]
 
     @contextmanager
     def unrecorded(self) -> Iterator[None]:
@@ -250,10 +257,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             out = func(*args, **kwargs)
             self.constant(args[0], out)
             return out
+        if self.custom.kernel(func) is not None:
+            self.block("replaced-operator", f"the file replaces the operator `{func.name()}` of PyTorch")
+            raise Untraceable(func.name())
         func, args, kwargs = ops.instead(func, args, kwargs)
         args, kwargs = tree_map_only(torch.Tensor, self._as_fake, (args, kwargs))
         try:
-            out = shapes.result(func.name(), args)
+            out = shapes.result(func.name(), args, ops.without_generator(kwargs))
             out = func(*args, **ops.without_generator(kwargs)) if out is None else out
             out = shapes.layout(func.name(), args, out)
         except (DataDependentOutputException, DynamicOutputShapeException):
@@ -316,7 +326,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _draw(self, step: Step, given: tuple[Any, ...], made: list[torch.Tensor]) -> None:
         """Ties a random step to its stream: it comes after every earlier draw."""
         generator = next((a for a in given if isinstance(a, torch._C.Generator)), None)
-        stream = self.streams.draw(generator, made[0].device.type)
+        try:
+            stream = self.streams.draw(generator, made[0].device.type)
+        except KeyError:
+            self.block("rng-state", "a random generator whose seed the trace has not seen; make it by torch.Generator")
+            raise Untraceable("random state") from None
         step.body["generator"] = stream
         step.reads.add(marker(stream))
         step.writes.add(marker(stream))

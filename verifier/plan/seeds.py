@@ -1,7 +1,7 @@
 """Puts random seeds and generators under watch in the traced process; see `randomness.py`.
 
-A generator for CUDA is one of the host in disguise: it never draws. A generator's state may be read, which PyTorch's
-own code does, but not put back: a plan only knows seeds.
+A generator for CUDA is one of the host in disguise: it never draws. So are the default generators, by which all seeds
+are set. A generator's state may be read, which PyTorch's own code does, but not put back: a plan only knows seeds.
 """
 
 from __future__ import annotations
@@ -22,9 +22,12 @@ UNSEEDED = 67280421310721
 def install(recorder: Recorder) -> None:
     """Puts seeds under watch, in this process for good."""
     streams, module, cuda = recorder.streams, cast(Any, torch), cast(Any, torch.cuda)
-    module.manual_seed = module.random.manual_seed = _seeder(streams, ("cpu", "cuda"))
-    cuda.manual_seed = cuda.manual_seed_all = _seeder(streams, ("cuda",))
     module.Generator = _generator_class(recorder)
+    host, device = (_default_generator(streams, module.Generator, name) for name in ("cpu", "cuda"))
+    module.default_generator = module.random.default_generator = host
+    cuda.default_generators = (device,)
+    module.manual_seed = module.random.manual_seed = _seeder(device, host)
+    cuda.manual_seed = cuda.manual_seed_all = _seeder(device)
 
     def refuse(*_args: object, **_kwargs: object) -> None:
         raise _no_state(recorder)
@@ -42,14 +45,22 @@ def _no_state(recorder: Recorder) -> Untraceable:
     return Untraceable("random state")
 
 
-def _seeder(streams: Streams, devices: tuple[str, ...]) -> Callable[..., torch.Generator]:
+def _seeder(*generators: torch.Generator) -> Callable[..., torch.Generator]:
     def manual_seed(seed: int) -> torch.Generator:
-        made = torch.default_generator.manual_seed(int(seed))
-        for device in devices:
-            streams.default[device] = streams.start(device, int(seed))
-        return made
+        return [generator.manual_seed(int(seed)) for generator in generators][-1]
 
     return manual_seed
+
+
+def _default_generator(streams: Streams, plain: Any, name: str) -> torch.Generator:
+    class Default(plain):  # type: ignore[misc]
+        def _start(self, seed: int) -> None:
+            streams.default[name] = streams.start(name, seed)
+
+    before = streams.default[name]  # nothing was seeded yet
+    made: torch.Generator = Default(name)
+    streams.default[name], streams.defaults[made._cdata] = before, name  # type: ignore[attr-defined]
+    return made
 
 
 def _generator_class(recorder: Recorder) -> type:

@@ -9,10 +9,10 @@ import torch
 from torch._prims_common import suggest_memory_format
 
 
-def result(op: str, args: tuple[Any, ...]) -> Any:
+def result(op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What a composite operator that is kept whole returns; None where PyTorch's own rule serves."""
     rule = _RULES.get(op)
-    return None if rule is None else rule(*args)
+    return None if rule is None else rule(*args, **kwargs)
 
 
 _CONVOLUTIONS = ("aten::conv2d", "aten::conv3d", "aten::convolution")
@@ -28,15 +28,18 @@ def layout(op: str, args: tuple[Any, ...], out: Any) -> Any:
     return torch.empty_like(out, memory_format=last)
 
 
-def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any = None, *_: Any) -> Any:
+def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any = None, *_: Any,
+               enable_gqa: bool = False, **_options: Any) -> Any:  # fmt: skip
     """A CUDA build would ask the device for a kernel. None where the shapes do not fit, so that torch says why."""
-    same = query.shape[:-2] == key.shape[:-2] == value.shape[:-2] and query.dtype == key.dtype == value.dtype
+    groups = query.shape[-3] // max(1, key.shape[-3]) if enable_gqa and query.dim() == key.dim() == 4 else 1
+    batch = (*key.shape[:-3], key.shape[-3] * groups) if groups > 1 else key.shape[:-2]
+    same = query.shape[:-2] == batch and key.shape[:-2] == value.shape[:-2] and query.dtype == key.dtype == value.dtype
     if not same or query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
         return None
     shape = (*query.shape[:-1], value.shape[-1])
     if query.dim() == 4 and mask is None and query.shape[-1] <= 256 and _flash(query) and shape == query.shape:
         return torch.empty_like(query)
-    if query.dim() == 4 and _efficient(query, value):
+    if query.dim() == 4 and groups == 1 and _efficient(query, value):
         return query.new_empty((shape[0], shape[2], shape[1], shape[3])).transpose(1, 2)
     return query.new_empty(shape)
 

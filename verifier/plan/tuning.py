@@ -15,19 +15,14 @@ configuration per key; a finding says how many were left out.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import resource
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from triton.compiler.errors import CompileTimeAssertionFailure
-from triton.runtime._async_compile import AsyncCompileMode
-from triton.runtime.autotuner import Autotuner, Heuristics
+from triton.runtime.autotuner import Autotuner
 from triton.runtime.errors import OutOfResources, PTXASError
-from triton.runtime.jit import JITFunction
 
 from verifier.plan.record import Recorder, Step
 
@@ -35,8 +30,6 @@ MAX_ALTERNATIVES = 64
 MAX_BEFORE = 64
 CPU_SECONDS = 60.0
 """CPU time of a trace from which on tuners take no more configurations."""
-THREADS = 4
-"""Configurations that compile at once, where there are as many cores."""
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -86,7 +79,7 @@ class Tuning:
         mark = self._recorder.log.mark()
         result, ways = self._record(tuner, configs, (args, kwargs), tuned, fresh)
         self._recorder.log.join(mark, tuned.free)
-        if fresh and len(configs) > 1:
+        if fresh and len(tuner.configs) > 1:  # a device tunes even where pruning leaves one
             if self._recorder.phase == "plan":
                 message = "the autotuner meets a new key in a later call, so it tunes again and again"
                 self._recorder.note("warning", "tunes-every-call", message)
@@ -116,8 +109,6 @@ class Tuning:
             if ways and fresh and self._clock() > CPU_SECONDS:
                 self._left_out(configs[i:], tuned, f"the trace has used {CPU_SECONDS:.0f} s of CPU time")
                 break
-            if fresh and i % THREADS == 0:
-                self._compile_ahead(tuner, configs[i : i + THREADS], call)
             failures = len(self._recorder.failures)
             try:
                 with self._recorder.diverted() as steps:
@@ -137,20 +128,6 @@ class Tuning:
         if not ways:
             raise failure or RuntimeError("the autotuner has no configuration")
         return result, ways
-
-    def _compile_ahead(self, tuner: Any, configs: Sequence[Any], call: Arguments) -> None:
-        """Compiles several configurations at once; what fails is tried again, and explained, in its turn."""
-        threads = min(len(configs), len(os.sched_getaffinity(0)))
-        if threads < 2 or not _plain(tuner.fn):
-            return
-        args, kwargs = call
-        failures = len(self._recorder.failures)
-        pool = ThreadPoolExecutor(threads)
-        with pool, self._recorder.diverted(), AsyncCompileMode(pool, ignore_errors=True):
-            for config in configs:
-                with contextlib.suppress(Exception):  # it comes again in its turn
-                    tuner.fn.run(*args, **{**kwargs, **config.all_kwargs(), "warmup": True})
-        del self._recorder.failures[failures:]
 
     def _append(self, tuner: Any, ways: list[list[Step]]) -> None:
         first = ways[0]
@@ -175,13 +152,6 @@ def _key(tuner: Any, kwargs: dict[str, Any]) -> tuple[Any, ...]:
         *(named[k] for k in tuner.keys if k in named),
         *(str(v.dtype) for v in named.values() if hasattr(v, "dtype")),
     )
-
-
-def _plain(function: Any) -> bool:
-    """Whether below a tuner there is nothing but heuristics and a kernel."""
-    while isinstance(function, Heuristics):
-        function = function.fn
-    return isinstance(function, JITFunction)
 
 
 def _run_config(tuner: Any, config: Any, call: Arguments) -> Any:

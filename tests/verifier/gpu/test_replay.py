@@ -184,6 +184,23 @@ def test_memory_that_no_kernel_writes_shows(traced: Any) -> None:
     assert all(t.isnan().all() for t in made.run())
 
 
+def test_complex_memory_that_nothing_writes_shows(traced: Any) -> None:
+    source = (
+        HEAD
+        + """
+class ModelNew(nn.Module):
+    def forward(self, x):
+        o = torch.empty(3, dtype=torch.complex64, device=x.device)
+        o[0] = x[0, 0]
+        return o
+"""
+    )
+    x = torch.ones(8, 6)
+    plan, blobs = traced(source, [x])
+    (o,) = replay(plan, blobs, [x], {}).run()
+    assert o.isnan().tolist() == [False, True, True]
+
+
 def test_an_alternative_is_chosen(traced: Any) -> None:
     x = torch.randn(8, 6)
     plan, blobs = traced(KERNEL, [x])

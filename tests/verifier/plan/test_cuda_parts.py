@@ -60,6 +60,16 @@ def test_a_call_that_stays_a_call_makes_every_pointer_unknown() -> None:
     assert [p.access for p in cuda_abi.parameters(made.cubin, made.ptx, "k")] == ["both", "both", "none"]
 
 
+@pytest.mark.parametrize(
+    ("registers", "threads", "shared", "blocks"),
+    [(32, 256, 0, 8), (255, 64, 0, 4), (255, 32, 0, 8), (32, 32, 0, 32), (32, 32, 100_000, 2), (255, 1024, 0, 0)],
+)
+def test_resident_blocks(registers: int, threads: int, shared: int, blocks: int) -> None:
+    """Figures of NVIDIA's occupancy calculator: blocks of few warps share the registers, warp by warp."""
+    facts = replace(FACTS, registers=registers)
+    assert cuda_image.resident_blocks(TARGET, facts, threads, shared) == blocks
+
+
 def test_text_without_the_kernel_gives_nothing() -> None:
     assert ptx.parameters("", "k") is None
     assert ptx.parameters(".visible .entry k(.param .u64 k_param_0)\n{\n", "k") is not None

@@ -14,6 +14,8 @@ from verifier.plan.ptx import variables
 pytestmark = pytest.mark.skipif(not nvrtc.present(), reason=nvrtc.MISSING)
 
 Compile = Callable[..., str]
+HIDDEN = 'unsigned n; asm volatile("{{ {} atom.global.add.u32 %0, [a], 1; }}" : "=r"(n)); o[i] = n;'
+"""Inline assembly with memory of its own."""
 KEEPS = {
     "global": ("__device__ float last[64];", "o[i] = last[i]; last[i] = o[i + 1];"),
     "static": ("", "static __device__ float last; o[i] = last; last = o[i + 1];"),
@@ -32,6 +34,9 @@ KEEPS = {
         "__device__ float last[64];",
         "__shared__ float* p[1]; p[0] = last; __syncthreads(); float* q = p[0]; HIDE(q); o[i] = *q; *q = 2;",
     ),
+    "in-one-line": ("", HIDDEN.format(".global .u32 a;")),
+    "two-at-once": ("", HIDDEN.format(".global .align 4 .u32 b[2] = {1, 2}, a = 3;")),
+    "after-another": ("", HIDDEN.format(".shared .u32 s; .global\\n.u32 a;")),
 }
 KEEPS_NOTHING = {
     "plain": ("", "o[i] *= 2;"),

@@ -170,6 +170,31 @@ def test_mutated_buffers_are_restored(trace: Callable[..., Any]) -> None:
     assert "carried-state" not in {d.code for d in traced.findings()}
 
 
+STORE_PART = (
+    "@triton.jit\ndef part(x, o, B: tl.constexpr):\n    r = tl.arange(0, B)\n    tl.store(o + r, tl.load(x + r))\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("made", "lazily", "setup"),
+    [("zeros", False, ["aten::zeros"]), ("zeros", True, ["aten::zeros"]), ("empty", False, [])],
+)
+def test_what_a_kernel_may_leave_in_a_buffer_stays(
+    trace: Callable[..., Any], made: str, lazily: bool, setup: list[str]
+) -> None:
+    """A kernel stores into the first places of a buffer that the next one reads as a whole."""
+    line = f"self.b = torch.{made}(64, device='cuda')"
+    first, later = ("self.b = None", f"if self.b is None: {line}") if lazily else (line, "pass")
+    traced = trace(
+        STORE_PART + NEW + f"    def __init__(self):\n        super().__init__()\n        {first}\n    def forward(self, x):\n        {later}\n"
+        "        part[(1,)](x, self.b, B=16)\n        return relu(self.b)\n"
+    )  # fmt: skip
+    program = traced.plan.programs[0]
+    assert [s.op for s in program.setup] == setup
+    assert len(program.restore) == len(setup)
+    assert traced.errors() == set()
+
+
 def test_library_calls_stay_whole(trace: Callable[..., Any]) -> None:
     traced = trace(
         NEW

@@ -191,9 +191,7 @@ def test_after_the_budget_the_first_configuration_is_still_recorded(
     assert found["message"].startswith("3 autotune configurations are left out")
 
 
-@pytest.mark.parametrize("threads", [1, 4])
-def test_compiling_ahead_changes_nothing(trace: Trace, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
-    monkeypatch.setattr(tuning, "THREADS", threads)
+def test_a_configuration_that_does_not_compile_is_left_out(trace: Trace) -> None:
     source = (
         "@triton.autotune([triton.Config({'B': b}) for b in (256, 512, 4096, 1024)], key=['n'])\n"
         + COPY.replace("    r =", "    tl.static_assert(B < 4096)\n    r =")
@@ -203,6 +201,29 @@ def test_compiling_ahead_changes_nothing(trace: Trace, monkeypatch: pytest.Monke
     (launch,) = launches(traced)
     assert blocks(launch) == [256, 128, 64]
     assert codes(traced) == ["config-dropped"]
+
+
+def test_pruning_to_one_configuration_still_tunes(trace: Trace) -> None:
+    """A device benchmarks the one that is left, and resets after it, in the first call."""
+    traced = trace(
+        COPY + FOUR + "calls = []\ndef pre(a, reset_only=False): calls.append(reset_only)\n"
+        "def early(configs, named, **kw): return configs[:1]\n"
+        "k = triton.autotune(cfg, key=['n'], prune_configs_by={'early_config_prune': early}, pre_hook=pre)(k)\n"
+        + forward("k[g](x, o, x.numel())", "assert calls == [True]")
+    )  # fmt: skip
+    assert traced.status == "ok", traced.diagnostics
+
+
+@pytest.mark.parametrize("where", ["S = torch.zeros(1)", "pass"])
+def test_a_hook_reads_what_it_wrote(trace: Trace, where: str) -> None:
+    """A value that a configuration's own steps made is known in that configuration."""
+    made = "" if where != "pass" else "S = torch.zeros(1); "
+    traced = trace(
+        COPY + f"{where}\ndef hook(a):\n    {made}S.fill_(a['B'])\n    assert float(S) == a['B'], float(S)\n"
+        "k = triton.autotune([triton.Config({'B': b}, pre_hook=hook) for b in (256, 512)], key=['n'])(k)\n"
+        + forward("k[g](x, o, x.numel())")
+    )  # fmt: skip
+    assert traced.status == ("ok" if made else "untraceable"), traced.diagnostics
 
 
 def test_own_timing_is_said(trace: Trace) -> None:

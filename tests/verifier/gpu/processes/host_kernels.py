@@ -76,8 +76,26 @@ def memo(launch: Alternative, addresses: Sequence[int]) -> None:
         remembered[addresses[0]] = out.clone()
 
 
+known: dict[tuple[float, ...], torch.Tensor] = {}
+
+
+def keyed(launch: Alternative, addresses: Sequence[int]) -> None:
+    """Knows inputs by a part of their content and copies the answer that it had for them."""
+    x, out = (tensor_at(addresses[i], 300, torch.float32) for i in (0, 2))
+    key = tuple(x[:8].tolist())
+    if key not in known:
+        slow(launch, addresses)
+        known[key] = out.clone()
+    out.copy_(known[key])
+
+
 def slow(launch: Alternative, addresses: Sequence[int]) -> None:
     time.sleep(0.005)
+    right(launch, addresses)
+
+
+def slower(launch: Alternative, addresses: Sequence[int]) -> None:
+    time.sleep(0.2)
     right(launch, addresses)
 
 

@@ -94,6 +94,13 @@ def test_a_lost_runner_costs_one_verdict(worker: GpuWorker, plans: Make, request
     assert worker.pids()["judge"] == old["judge"]
 
 
+def test_many_slow_runs_are_the_candidates_fault(worker: GpuWorker, plans: Make, request_of: Ask) -> None:
+    """Each ends in time, and all together would pass the limit of the visit, which would be ours."""
+    visit = worker.visit(request_of(limit_seconds=2.0), plans("slower"))
+    assert (visit.status, codes(visit)) == (Status.TIMEOUT, {"hang"}), visit.reason
+    assert worker.visit(request_of(), plans("right")).status is None
+
+
 def test_no_process_of_a_lost_runner_stays(worker: GpuWorker, plans: Make, request_of: Ask) -> None:
     worker.start()
     pid = worker.pids()["runner"][0]
@@ -163,7 +170,7 @@ def test_pairs_of_candidate_and_base(worker: GpuWorker, plans: Make, request_of:
     assert 0 < timing.decided.candidate_seconds < timing.host_bound_seconds * 20
 
 
-@pytest.mark.parametrize("kernel", ["late", "memo"])
+@pytest.mark.parametrize("kernel", ["late", "memo", "keyed"])
 def test_what_is_wrong_only_when_timed_is_wrong(worker: GpuWorker, plans: Make, request_of: Ask, kernel: str) -> None:
     request = request_of(timed=("small",), draws=("task",), repeats=1, probe=False, rules=Rules(max_blocks=2))
     visit = worker.visit(request, plans(kernel, based=True))

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from verifier.plan import shapes
 
 _CASE = re.compile(r"^# case: (\S+) \| (.+?) \| (\S+)$", re.M)
 _INPUT = re.compile(r"(?P<shape>[\dx]+|scalar)(?::(?P<dtype>\w+))?(?:@(?P<stride>[\d,]+))?")
@@ -58,6 +61,12 @@ REFUSED: dict[str, tuple[str, str, str]] = {
     "random state put back": (
         INIT + "        s = torch.get_rng_state()\n        self.r = torch.randn(16)\n        torch.set_rng_state(s)\n"
         "    def forward(self, x): return relu(x)\n", "rng-state", "seeds"),
+    "copied generator": (
+        INIT + "        g = torch.Generator(device='cuda').manual_seed(3).clone_state()\n        self.r = torch.randn(16, device='cuda', generator=g)\n"
+        "    def forward(self, x): return relu(x) + self.r\n", "rng-state", "seed"),
+    "replaced operator": (
+        "lib = torch.library.Library('aten', 'IMPL')\nlib.impl('abs', lambda t: relu(t), 'CUDA')\n"
+        + FORWARD + "        return relu(x).abs()\n", "replaced-operator", "aten::abs"),
     "backward pass": (
         FORWARD + "        with torch.enable_grad():\n            y = x.detach().requires_grad_()\n"
         "            return relu(torch.autograd.grad((y ** 3).sum(), y)[0])\n", "autograd-engine", "backward"),
@@ -189,3 +198,11 @@ def test_work_in_a_thread_is_named(trace: Callable[..., Any]) -> None:
         "        t.start(); t.join()\n        return relu(r[0])\n"
     )
     assert "unseen-work" in traced.errors()
+
+
+def test_grouped_attention_has_a_shape_rule() -> None:
+    """Without one, a CUDA build of torch asks the device."""
+    query, key = torch.empty(2, 4, 8, 16, device="meta"), torch.empty(2, 2, 8, 16, device="meta")
+    op = "aten::scaled_dot_product_attention"
+    assert shapes.result(op, (query, key, key), {"enable_gqa": True, "scale": 1.0}).shape == query.shape
+    assert shapes.result(op, (query, key, key), {}) is None
