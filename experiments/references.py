@@ -1,13 +1,14 @@
 """Does the judge take PyTorch itself? Every KernelBench reference as a candidate, with library calls allowed.
 
     python -m experiments.references CHECKOUT [--level 2] [--only level1/19 level2/66] [--out references.json]
+    python -m experiments.references CHECKOUT --gpu --out references.json   # correctness on the GPU of this machine too
 
 A reference computes by definition what it must compute, so whatever the judge says against one is the judge's fault,
 or has a reason in the file: it is random, its plan would depend on values, it does not fit the device. Each file is
 traced in a sandbox as candidates are, its plan is read strictly and audited, and a row goes to the results at once: a
 run that was stopped goes on where it was.
 
-`measure` also takes a judge; its verdicts then stand in the rows.
+With a judge its verdicts stand in the rows. References are traced side by side; a GPU judges one after the other.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -27,23 +31,28 @@ from rich.table import Table
 
 from experiments.fidelity.answers import Answer
 from experiments.fidelity.trace import Inspect, inspector, trace
+from experiments.figures.base import SEED
+from experiments.figures.throughput import UNTESTED
 from experiments.kernelbench import PREFIX, level_folders, load_kernelbench, problem_files
 from verifier.candidate import Candidate
-from verifier.errors import ProblemError, WarpsmithError
-from verifier.judge import COMPILE_PRELOAD
+from verifier.errors import InfrastructureError, ProblemError, WarpsmithError
+from verifier.gpu.bench import GpuBench
+from verifier.gpu.supervisor import GpuWorker
+from verifier.interpreter.gate import Runner, Zygotes
+from verifier.judge import Judge, open_zygotes
 from verifier.plan.arguments import DescriptorArg, PointerArg, values_in
 from verifier.plan.audit import audit
 from verifier.plan.reader import read_plan
 from verifier.plan.schema import AtenStep, LaunchStep, Program
 from verifier.problem import LibraryPolicy, Problem
-from verifier.sandbox.zygote import Zygote
 from verifier.target import get_target
-from verifier.verdict import Record, Verdict
+from verifier.verdict import Record
 
 Outcome = Literal["traced", "stochastic", "too large", "format", "refused"]
 """`format`: the file cannot be read as a problem, or its arguments cannot be described; `refused`: no plan."""
 
-GpuJudge = Callable[[Problem, Candidate], Verdict]
+GpuJudge = Callable[[Problem, Candidate], tuple[str, str]]
+"""Gives a status and one sentence."""
 TARGET = "h200"
 
 
@@ -78,7 +87,7 @@ def allowing(problem: Problem) -> Problem:
     return problem.model_copy(update={"library": LibraryPolicy.ALLOWED})
 
 
-def examine(zygote: Zygote, inspect: Inspect, problem: Problem, folder: Path) -> Reference:
+def examine(zygote: Runner, inspect: Inspect, problem: Problem, folder: Path) -> Reference:
     """Traces one reference. Needs a folder for the candidate's file."""
     problem = allowing(problem)
     file = folder / "candidate.py"
@@ -155,31 +164,58 @@ def named(checkout: Path, levels: Sequence[int], only: Sequence[str]) -> list[st
 
 
 def measure(
-    zygote: Zygote, names: Sequence[str], checkout: Path, known: Mapping[str, Reference], judge: GpuJudge | None = None
-) -> Iterator[Reference]:
+    zygote: Runner, names: Sequence[str], checkout: Path, known: Mapping[str, Reference],
+    judge: GpuJudge | None = None, *, at_once: int = 1,
+) -> Iterator[Reference]:  # fmt: skip
     """Rows of all names in order, those in `known` as they are. `judge` is asked about every reference that is traced.
 
     `zygote` must be running and preload COMPILE_PRELOAD. Raises WarpsmithError.
     """
     inspect = inspector(zygote)
-    with tempfile.TemporaryDirectory() as folder:
-        for name in names:
-            row = known.get(name)
-            if row is not None and (judge is None or row.status is not None):
-                yield row
-                continue
-            try:
-                problem = load_kernelbench(name, checkout)
-            except ProblemError as error:
-                yield Reference(problem=name, outcome="format", reason=str(error))
-                continue
-            row = row or examine(zygote, inspect, problem, Path(folder))
-            yield _judged(row, problem, judge) if judge and row.outcome == "traced" else row
+
+    def row_of(name: str) -> Reference:
+        row = known.get(name)
+        if row is not None and (judge is None or row.status is not None):
+            return row
+        try:
+            problem = load_kernelbench(name, checkout)
+        except ProblemError as error:
+            return Reference(problem=name, outcome="format", reason=str(error))
+        if row is None:
+            with tempfile.TemporaryDirectory() as folder:
+                row = examine(zygote, inspect, problem, Path(folder))
+        return _judged(row, problem, judge) if judge and row.outcome == "traced" else row
+
+    with ThreadPoolExecutor(at_once) as pool:
+        yield from pool.map(row_of, names)
 
 
 def _judged(row: Reference, problem: Problem, judge: GpuJudge) -> Reference:
-    verdict = judge(allowing(problem), as_candidate(problem))
-    return row.model_copy(update={"status": str(verdict.status), "verdict": verdict.reason})
+    status, reason = judge(allowing(problem), as_candidate(problem))
+    return row.model_copy(update={"status": status, "verdict": reason})
+
+
+@contextmanager
+def gpu_judge(zygotes: Zygotes) -> Iterator[GpuJudge]:
+    """Correctness on the GPU of this machine; nothing is timed."""
+    with GpuWorker() as worker:
+
+        def judge(problem: Problem, candidate: Candidate) -> tuple[str, str]:
+            try:
+                cpu = Judge(problem, zygotes, seed=SEED, measured=True)
+                stage = cpu.compile(candidate)
+                if stage.status is not None:
+                    return str(stage.status), stage.reason
+                untimed = stage.model_copy(update={"handle": replace(stage.handle, base=None)})
+                test = GpuBench(problem, SEED, worker=worker).visit(untimed, UNTESTED)
+            except (InfrastructureError, ProblemError) as error:
+                return "none", str(error)
+            if test.report.basis != "gpu":
+                return "none", test.report.findings[-1].message
+            verdict = cpu.verdict(candidate, stage, test, None)
+            return str(verdict.status), verdict.reason
+
+        yield judge
 
 
 def read_rows(path: Path | None) -> dict[str, Reference]:
@@ -222,13 +258,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--level", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--only", nargs="+", default=[], metavar="level1/19")
     parser.add_argument("--out", type=Path, help="results as JSON; rows that it has are not made again")
+    parser.add_argument("--gpu", action="store_true", help="judge them on the GPU of this machine")
+    parser.add_argument("--at-once", type=int, default=os.cpu_count() or 1, metavar="N", help="traces at once")
     asked = parser.parse_args(argv)
     rows: dict[str, Reference] = {}
     kept = read_rows(asked.out)
     try:
         names = named(asked.checkout, asked.level, asked.only)
-        with Zygote(preload=COMPILE_PRELOAD) as zygote:
-            for row in measure(zygote, names, asked.checkout, kept):
+        with ExitStack() as opened:
+            zygotes = opened.enter_context(open_zygotes())
+            judge = opened.enter_context(gpu_judge(zygotes)) if asked.gpu else None
+            for row in measure(zygotes.compile, names, asked.checkout, kept, judge, at_once=asked.at_once):
                 rows[row.problem] = row
                 if asked.out:
                     write_rows(asked.out, kept | rows)

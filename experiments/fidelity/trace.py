@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from experiments.fidelity.answers import Answer, find_answers
 from experiments.kernelbench import load_kernelbench
 from verifier.errors import ProblemError
+from verifier.interpreter.gate import Runner
 from verifier.judge import COMPILE_PRELOAD, INSPECT_JOB, TRACE, TRACE_JOB
 from verifier.loader import read_inspection
 from verifier.plan.audit import audit, library_steps
@@ -79,7 +80,7 @@ def examine(zygote: Zygote, answer: Answer, problem: Problem, workload: Mapping[
     return trace(zygote, answer, problem, workload)[0]
 
 
-def trace(zygote: Zygote, answer: Answer, problem: Problem, workload: Mapping[str, Any]) -> tuple[Row, JobResult]:
+def trace(zygote: Runner, answer: Answer, problem: Problem, workload: Mapping[str, Any]) -> tuple[Row, JobResult]:
     """`examine` with the job itself, whose plan and blobs are worth a look when the row is traced."""
     source = answer.path.read_text(encoding="utf-8", errors="replace")
     payload = {
@@ -129,7 +130,7 @@ def _first(found: Mapping[str, Any]) -> dict[str, Any]:
     return {"code": found["code"], "message": found["message"][:500], "line": found["line"]}
 
 
-def inspector(zygote: Zygote) -> Inspect:
+def inspector(zygote: Runner) -> Inspect:
     """`inspect_job` on a problem's only workload, remembered. The function raises ProblemError."""
     known: dict[str, Mapping[str, Any]] = {}
 

@@ -12,7 +12,6 @@ from verifier.candidate import Candidate
 from verifier.errors import UsageError
 from verifier.interpreter.gate import Zygotes
 from verifier.problem import LibraryPolicy, Problem
-from verifier.verdict import Stage, Status, Verdict
 
 HEAD = """import torch
 from torch import nn
@@ -63,12 +62,11 @@ def test_each_reference_gets_a_row_with_its_reason(rows: list[Reference]) -> Non
 def test_a_judge_is_asked_about_what_is_traced_and_only_once(checkout: Path, zygotes: Zygotes) -> None:
     asked: list[str] = []
 
-    def judge(problem: Problem, candidate: Candidate) -> Verdict:
+    def judge(problem: Problem, candidate: Candidate) -> tuple[str, str]:
         asked.append(problem.name)
         assert problem.library is LibraryPolicy.ALLOWED
         assert candidate.source.endswith("ModelNew = Model\n")
-        known = {"candidate": candidate.id, "problem": problem.id, "stage": Stage.CORRECTNESS}
-        return Verdict.model_validate({**known, "status": Status.WRONG, "reason": "it is wrong"})
+        return "wrong", "it is wrong"
 
     names = references.named(checkout, [1], ["level1/1", "level1/2"])
     first = {row.problem: row for row in references.measure(zygotes.compile, names, checkout, {}, judge)}
