@@ -9,6 +9,7 @@
     spread       the confirmed speed-up of a matmul and a ReLU candidate over separate judgements
     aa           claims of a gain where a plan is timed against itself; what new memory adds to the spread of blocks
     hang         the next verdict after an endless kernel
+    beside       confirmed times on one GPU while another one is busy; two GPUs
     growth       memory and descriptors over many visits
     published    verdicts on published answers beside what direct runs of them gave
 
@@ -16,5 +17,5 @@ Every measurement is a row of DIR/NAME.jsonl as soon as it is made. A figure sto
 has; `show` as the first word prints the tables of a folder again.
 """
 
-FIGURES = ("relu", "stock", "throughput", "end_to_end", "spread", "aa", "hang", "growth", "published")
+FIGURES = ("relu", "stock", "throughput", "end_to_end", "spread", "aa", "hang", "beside", "growth", "published")
 """Modules of this package."""

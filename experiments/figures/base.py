@@ -196,9 +196,10 @@ class Lab:
         return Traced(problem, stage)
 
     @contextmanager
-    def worker(self) -> Iterator[GpuWorker]:
-        """New processes on the device."""
-        with GpuWorker(self.options.device, paths=self.options.paths) as worker:
+    def worker(self, gpu: str | None = None) -> Iterator[GpuWorker]:
+        """New processes on the device; `gpu` chooses one of several by its CUDA_VISIBLE_DEVICES."""
+        environ = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+        with GpuWorker(self.options.device, paths=self.options.paths, environ=environ) as worker:
             yield worker
 
 

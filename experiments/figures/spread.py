@@ -25,17 +25,19 @@ def measure(lab: Lab, book: Book, clock: Clock) -> None:
             continue
         with lab.worker() as worker:
             for name in waiting:
-                book.add(case=name, turn=turn, **_result(_judge(worker, traced[name], turn)))
+                book.add(case=name, turn=turn, **result(judged(worker, traced[name], turn)))
 
 
-def _judge(worker: GpuWorker, item: Traced, turn: int) -> Visit:
+def judged(worker: GpuWorker, item: Traced, turn: int) -> Visit:
+    """A visit with confirmation; `turn` changes its seed."""
     request = item.request(
         SEED + turn, timed=item.workloads, confirmation=CONFIRMATION, draws=("task", "normal"), steps=False
     )
     return worker.visit(request, item.plans())
 
 
-def _result(visit: Visit) -> Row:
+def result(visit: Visit) -> Row:
+    """What a row says of a visit with confirmation."""
     status = str(visit.status or visit.test.outcome)
     if not visit.timings or visit.timings[0].confirmed is None:
         return {"status": status, "reason": visit.reason, "speedup": None}

@@ -92,8 +92,13 @@ def items(lab: Lab) -> list[Item]:
     files = sorted(folder_of(lab).glob("*.traced"))[: lab.options.count or COUNT]
     if not files:
         raise UsageError(f"{folder_of(lab)} holds no traced candidates", next_step="make them with the figure stock")
-    found: list[Item] = [pickle.loads(lzma.decompress(f.read_bytes())) for f in files]
-    return in_runs(found)
+    return in_runs([read_item(f) for f in files])
+
+
+def read_item(file: Path) -> Item:
+    """One traced candidate; a file that you made."""
+    found: Item = pickle.loads(lzma.decompress(file.read_bytes()))
+    return found
 
 
 def in_runs(found: Sequence[Item]) -> list[Item]:

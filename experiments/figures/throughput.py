@@ -10,13 +10,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from experiments.figures.base import SEED, Book, Clock, Lab, Line, Row, median_of
-from experiments.figures.stock import Item, items
+from experiments.figures.stock import Item, items, read_item
 from verifier.bench import TestStage
 from verifier.errors import InfrastructureError
 from verifier.gpu.bench import GpuBench
-from verifier.gpu.supervisor import GpuWorker
+from verifier.gpu.supervisor import CUDA_DEVICE, GpuWorker
 from verifier.verdict import TestReport
 
 SECONDS = 300.0
@@ -53,6 +54,26 @@ def _visit(benches: Mapping[str, GpuBench], item: Item) -> TestStage:
 def about(item: Item) -> Row:
     """What a row says of its candidate."""
     return {"number": item.number, "problem": item.traced.problem.name, "planted": item.planted}
+
+
+class StockHost:
+    """A GPU of a fleet for `experiments.fanout`: judges the traced candidates of `stock`."""
+
+    def __init__(self, device: str, factory: str = CUDA_DEVICE, paths: Sequence[Path] = ()) -> None:
+        """`device` is the CUDA_VISIBLE_DEVICES of its processes; the rest as for `GpuWorker`."""
+        self._worker = GpuWorker(factory, environ={"CUDA_VISIBLE_DEVICES": device}, paths=paths)
+        self._benches: dict[str, GpuBench] = {}
+
+    def judge(self, file: str) -> str:
+        """The verdict's status. Raises InfrastructureError."""
+        item = read_item(Path(file))
+        problem = item.traced.problem
+        bench = self._benches.setdefault(problem.id, GpuBench(problem, SEED, worker=self._worker))
+        test = bench.visit(item.traced.stage, UNTESTED)
+        return str(test.status or test.report.outcome)
+
+    def close(self) -> None:
+        self._worker.close()
 
 
 def _visited(benches: Mapping[str, GpuBench], item: Item) -> Row:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from experiments.fidelity.pack import pack
-from experiments.figures import aa, growth, published, spread, throughput
+from experiments.figures import aa, beside, growth, published, spread, throughput
 from experiments.figures.__main__ import main
 from experiments.figures.base import SEED, Book, Lab, Options, Row
 from experiments.figures.blocks import Job, run_jobs
@@ -41,7 +41,7 @@ class OneWorker(Lab):
         self._worker = worker
 
     @contextmanager
-    def worker(self) -> Iterator[GpuWorker]:
+    def worker(self, gpu: str | None = None) -> Iterator[GpuWorker]:
         yield self._worker
 
 
@@ -81,6 +81,22 @@ def test_a_stock_is_streamed_traced_and_from_its_source(lab: Any, tmp_path: Path
     assert said["throughput: verdicts"] == "3 correct"  # this device runs the right kernel whatever the text says
     assert said["end_to_end: verdicts"] == "2 correct, 1 wrong"  # the interpreter reads the text
     assert run(["stock"], chosen)[0].value == "3, 1 with a mistake"  # nothing is traced again
+
+
+def test_the_host_of_a_fleet_judges_a_file_of_the_stock(lab: Any, tmp_path: Path) -> None:
+    run(["stock"], lab(problems=("relu",), count=1))
+    with closing(throughput.StockHost("", DEVICE, (HERE,))) as host:
+        assert host.judge(str(tmp_path / "stock" / "0000.traced")) == "passed"
+
+
+def test_a_busy_neighbour_is_compared_with_being_alone() -> None:
+    made = [
+        {"case": name, "turn": 0, "how": how, "speedup": 1.0, "candidate_seconds": seconds}
+        for name in spread.CASES for how, seconds in (("alone", 1e-3), ("busy", 1.01e-3))
+    ]  # fmt: skip
+    said = beside.lines([*made, {"case": "neighbour", "turn": 0, "how": "busy", "visits": 7, "speedup": None}])
+    assert said[0].value == "1.0100: 1.0100 ms against 1.0000 ms, 1 each"
+    assert said[-1].value == "7"
 
 
 def test_a_stock_comes_in_runs_of_one_problem(lab: Any) -> None:
