@@ -27,6 +27,10 @@ class ServerStuck(SandboxError):
     """The warm process does not do what it is told; only its end helps."""
 
 
+class ServerEnded(SandboxError):
+    """The warm process is gone."""
+
+
 @dataclass(slots=True)
 class Collected:
     """What came from one job until it had ended."""
@@ -55,7 +59,7 @@ class Collector:
         self._got = Collected()
 
     def collect(self) -> Collected:
-        """Wait for the end of the job; SandboxError when the server dies, ServerStuck when it stalls."""
+        """Wait for the end of the job; ServerEnded when the server dies, ServerStuck when it stalls."""
         while not self._got.report:
             left = self._deadline - time.monotonic()
             if left <= 0:
@@ -125,5 +129,5 @@ class Collector:
         except ConnectionResetError:
             data = b""
         if not data:
-            raise SandboxError("the warm process ended while a job was running")
+            raise ServerEnded("the warm process ended while a job was running")
         self._got.report = json.loads(data)

@@ -16,7 +16,7 @@ from typing import Any
 
 from verifier.errors import SandboxError
 from verifier.sandbox import wire
-from verifier.sandbox.collect import Collected, Collector
+from verifier.sandbox.collect import Collected, Collector, ServerEnded
 from verifier.sandbox.limits import Limits
 
 
@@ -78,7 +78,7 @@ def _send(control: socket.socket, request: Request, ends: list[int]) -> None:
     try:
         socket.send_fds(control, [json.dumps(note).encode()], ends)
     except OSError as error:
-        raise SandboxError(f"the warm process has ended: {error}") from error
+        raise ServerEnded(f"the warm process has ended: {error}") from error
 
 
 def _pipe(ours: ExitStack, theirs: ExitStack) -> tuple[int, int]:

@@ -1,4 +1,8 @@
-"""Memory and CPU time of a job's processes, read from `/proc` by the warm process."""
+"""Memory and CPU time of a job's processes, read from `/proc` by the warm process.
+
+A process may end between two looks, and its name may be any bytes: nothing here raises for either, since the warm
+process would end and take all its jobs along.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,14 @@ import resource
 from pathlib import Path
 from typing import NamedTuple
 
-_KINDS = ("RssAnon:", "RssShmem:")
+_KINDS = (b"RssAnon:", b"RssShmem:")
 _TIMES = slice(11, 15)  # utime, stime, cutime, cstime, counted from the field after the name
 
 
 def private_bytes(pid: int) -> int:
     """Anonymous and shared memory that `pid` has touched, bytes; 0 when it is gone or cannot be read."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/status").read_bytes().splitlines()
     except OSError:
         return 0
     return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(_KINDS))
@@ -44,7 +48,7 @@ def used_by_family(pid: int, inherited: int) -> Used:
 
 def _cpu_seconds(pid: int) -> float:
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return 0.0
     return sum(map(int, fields[_TIMES])) / os.sysconf("SC_CLK_TCK")
@@ -59,10 +63,15 @@ def _family(pid: int) -> list[int]:
 
 def children(pid: int) -> set[int]:
     """Children of all threads of `pid`; those that have ended count until they are waited for."""
+    tasks = f"/proc/{pid}/task"
     found: set[int] = set()
-    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
+    try:
+        threads = os.listdir(tasks)
+    except OSError:
+        return found  # the process ended meanwhile
+    for thread in threads:
         try:
-            found |= set(map(int, listing.read_text().split()))
+            found |= set(map(int, Path(tasks, thread, "children").read_bytes().split()))
         except OSError:
             continue  # the thread ended meanwhile
     return found

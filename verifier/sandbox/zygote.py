@@ -27,7 +27,7 @@ from typing import IO, Any, Self
 
 from verifier.errors import SandboxError
 from verifier.sandbox.access import PROJECT_ROOT
-from verifier.sandbox.collect import ServerStuck
+from verifier.sandbox.collect import ServerEnded, ServerStuck
 from verifier.sandbox.exchange import Request, exchange, gaps_of
 from verifier.sandbox.limits import Limits
 from verifier.sandbox.outcome import JobResult, judge
@@ -50,6 +50,14 @@ class _Server:
     root: Path
     private_folder: bool = False
     gaps: tuple[str, ...] = ()
+
+    def last_words(self) -> str:
+        """How the process ended and what it said last."""
+        try:
+            how = f"exit code {self.process.wait(_CLOSE_SECONDS)}"
+        except subprocess.TimeoutExpired:
+            how = "it still runs"
+        return how if self.log.closed else f"{how}: {_tail(self.log)}"
 
     def end(self) -> None:
         self.control.close()
@@ -135,6 +143,8 @@ class Zygote:
         except ServerStuck:
             server.process.kill()
             raise
+        except ServerEnded as ended:
+            raise SandboxError(f"{ended}; {server.last_words()}") from ended
         gaps = gaps_of(got)
         if confined and not set(gaps) <= set(server.gaps):
             raise SandboxError(f"a job was confined less than its server promised: {' '.join(gaps)}")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from verifier.errors import SandboxError
+from verifier.sandbox import watch
 from verifier.sandbox.limits import Limits
 from verifier.sandbox.zygote import Zygote, isolation_gaps
 
@@ -51,6 +52,42 @@ def test_a_killed_server_is_an_error_now_and_restarted_later(inner: bool) -> Non
         assert wait_until_gone([outer, server]) == []
         assert zygote.run("attacks:honest", 1).outcome == "ok"
         assert zygote.server_pid != outer
+
+
+def test_what_a_killed_server_said_last_is_in_the_error() -> None:
+    with Zygote(preload=(), paths=[HERE]) as zygote:
+        threading.Timer(0.3, os.kill, (zygote.server_pid, signal.SIGKILL)).start()
+        with pytest.raises(SandboxError, match="ended while a job was running; exit code -9: it ended without"):
+            zygote.run("attacks:asleep", None)
+
+
+STARTS_PROGRAMS = """
+import os
+while True:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+"""
+
+
+def test_a_look_at_a_job_survives_programs_that_end_meanwhile() -> None:
+    """Triton starts the assembler for each kernel; a look that met its end ended the warm process."""
+    job = subprocess.Popen([sys.executable, "-c", STARTS_PROGRAMS])
+    try:
+        end = time.monotonic() + 2.0
+        while time.monotonic() < end:
+            assert watch.used_by_family(job.pid, 0).memory_bytes > 0
+    finally:
+        job.kill()
+        job.wait()
+
+
+def test_a_job_whose_name_is_no_text_does_not_end_the_server() -> None:
+    with Zygote(preload=(), paths=[HERE]) as zygote:
+        server = zygote.server_pid
+        assert zygote.run("attacks:under_a_strange_name", None).value.startswith("ff29205320")
+        assert zygote.server_pid == server
 
 
 def test_closing_ends_running_jobs() -> None:
