@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 from verifier.bench import VISIT_SECONDS, CompileStage, TestStage
+from verifier.errors import InfrastructureError
 from verifier.gpu.supervisor import GpuWorker, Plans
-from verifier.gpu.visit import Request, Visit
+from verifier.gpu.visit import FileRun, Request, Visit
 from verifier.judge import Kept
 from verifier.problem import Problem, Role
+from verifier.timing import WorkloadTiming
 from verifier.verdict import Diagnostic
 
 
@@ -41,6 +44,14 @@ class GpuBench:
         kept: Kept = stage.handle
         visit = self._worker.visit(self._request(stage, kept), _plans(kept))
         return joined(test, visit)
+
+    def run_file(self, stage: CompileStage, timings: Sequence[WorkloadTiming] = ()) -> FileRun:
+        """Runs the candidate's own file live beside its plan, on the same fresh inputs, before it is called best.
+
+        `timings` are those of its visit: the plan runs with the alternatives chosen there. What the file does wrong is
+        in the answer. Raises InfrastructureError and ProblemError.
+        """
+        raise InfrastructureError("the live path is not built yet")
 
     def _request(self, stage: CompileStage, kept: Kept) -> Request:
         traced = tuple(p.workload for p in kept.plan.programs)
