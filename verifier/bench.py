@@ -48,6 +48,8 @@ class TestStage(Record):
     """Both of that visit, for the measured profile."""
     seconds: dict[str, float] = Field(default_factory=dict)
     """Step to its time."""
+    parts: dict[str, float] = Field(default_factory=dict)
+    """Seconds of the visit to the GPU by what was done in them."""
     status: Status | None = None
     """None means go on to the profile; otherwise the candidate's status is decided."""
     reason: str = ""

@@ -10,8 +10,8 @@ own TF32 instead.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,13 @@ from verifier.interpreter.precise import Float64, RoundedOperands
 from verifier.loader import materialize, user_errors
 from verifier.problem import Precision, Problem, Workload
 from verifier.specs import leaves
+
+Part = Callable[[str], AbstractContextManager[None]]
+"""Counts the time of what happens inside."""
+
+
+def _uncounted(name: str) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 class Skip(Exception):
@@ -78,6 +85,8 @@ class Reference:
     model: nn.Module
     device: torch.device
     state: dict[str, Tensor] = field(init=False)
+    part: Part = field(default=_uncounted, repr=False)
+    """Told what takes time: inputs, float64, native, yardstick."""
 
     def __post_init__(self) -> None:
         self.state = {k: v.detach() for k, v in self.model.state_dict().items() if isinstance(v, Tensor)}
@@ -101,7 +110,7 @@ class Reference:
 
     def inputs(self, name: str, *salt: str) -> list[Any]:
         """The arguments of `forward` under distribution `name`, made anew; another `salt` gives other values."""
-        with user_errors(self.problem):
+        with self.part("inputs"), user_errors(self.problem):
             return inputs.draw(name, self.get_inputs, self._seed(name, *salt), self.device)
 
     def _seed(self, name: str, *salt: str) -> int:
@@ -124,15 +133,17 @@ class Reference:
             raise Skip(f"the reference raises {type(error).__name__}: {error}"[:300]) from None
 
     def _expect(self, name: str, values: list[Any], seed: int, most: int | None) -> Expected:
-        expected = self._float64(values, self.state, seed)
+        with self.part("float64"):
+            expected = self._float64(values, self.state, seed)
         if name != "task" and not inputs.finite(expected):
             raise Skip("the float64 reference is not finite")
         used, counted = copy.deepcopy(values), RoundedOperands(Precision.FP32)
-        with counted, tf32(False):
+        with self.part("native"), counted, tf32(False):
             native = self._forward(self._model(self.state), used, seed)
         if most is not None and (size := bytes_of(native)) > most:
             raise TooLarge(f"the outputs take {size / 2**20:.1f} MiB")
-        changed = _changed(values, used)
+        with self.part("changed"):
+            changed = _changed(values, used)
         del used
         own = self.problem.precision
         rounded = self._rounded(values, seed) if counted.products and own is not Precision.FP32 else None
@@ -141,7 +152,7 @@ class Reference:
     def _rounded(self, values: list[Any], seed: int) -> Any:
         """The result in the contract's precision."""
         on_gpu = self.device.type == "cuda" and self.problem.precision is Precision.TF32
-        with tf32(on_gpu), nullcontext() if on_gpu else RoundedOperands(self.problem.precision):
+        with self.part("yardstick"), tf32(on_gpu), nullcontext() if on_gpu else RoundedOperands(self.problem.precision):
             return self._forward(self._model(self.state), copy.deepcopy(values), seed)
 
     def stochastic(self) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from experiments.figures.base import SEED, Book, Clock, Lab, Line, Row, median_of, say
 from experiments.figures.kernels import FAMILIES, RELU
+from experiments.figures.throughput import parts_of
 from experiments.kernelbench import load_kernelbench
 from verifier.errors import UsageError
 from verifier.gpu.supervisor import GpuWorker
@@ -48,6 +49,7 @@ def lines(rows: Sequence[Row]) -> list[Line]:
         found.append(Line(f"leased GPU seconds, most of {len(ours)}", said, "<= 1 s"))
         parts = ", ".join(f"{k} {median_of(ours, k):.2f} s" for k in ("check", "time", "leased"))
         found.append(Line("medians", parts))
+        found += parts_of(ours)
         found.append(Line("verdicts", ", ".join(sorted({str(r["status"]) for r in ours}))))
     for row in (r for r in rows if r["by"] == "harness"):
         spent = f"{row['seconds']:.1f} s: " if "seconds" in row else ""
@@ -69,6 +71,7 @@ def _judge(lab: Lab, worker: GpuWorker, problem: Problem, source: str, book: Boo
         book.add(
             by="judge", turn=turn, status=str(visit.status or visit.test.outcome), reason=visit.reason, leased=leased,
             check=visit.seconds["check"], time=visit.seconds["time"], checks=len(visit.test.checks),
+            parts=visit.parts,
             speedup=timing.speedup if timing else None,
             candidate_seconds=timing.candidate_seconds if timing else None,
         )  # fmt: skip

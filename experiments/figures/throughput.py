@@ -86,7 +86,7 @@ def _visited(benches: Mapping[str, GpuBench], item: Item) -> Row:
         "status": str(test.status or ("correct" if test.report.basis == "gpu" else "not judged")),
         "reason": (test.reason or test.report.reason)[:200],
         "timed": len(decided), "blocks": sum(d.blocks for d in decided),
-        "check": test.seconds.get("gpu check"), "time": test.seconds.get("gpu time"),
+        "check": test.seconds.get("gpu check"), "time": test.seconds.get("gpu time"), "parts": test.parts,
     }  # fmt: skip
 
 
@@ -105,12 +105,22 @@ def lines(rows: Sequence[Row], wanted: str = ">= 10,000") -> list[Line]:
             f"{len(half)} {word}: {_medians(half)}" for word, half in zip(("right", "not"), halves, strict=True) if half
         )
         found.append(Line(name, said))
+    found += parts_of(rows)
     odd = [r for r in rows if (r["status"] == "correct") is bool(r["planted"])]
     found += [
         Line(f"candidate {r['number']}, {r['problem']}", f"{r['planted'] or 'no mistake'}: {r['status']} {r['reason']}")
         for r in odd[:20]
     ]
     return found
+
+
+def parts_of(rows: Sequence[Row]) -> list[Line]:
+    """Where the time of the visits went, the largest parts first, in ms a visit."""
+    sums = Counter[str]()
+    for row in rows:
+        sums.update(row.get("parts") or {})
+    said = ", ".join(f"{name} {1e3 * spent / len(rows):.1f}" for name, spent in sums.most_common(16))
+    return [Line("ms of a visit by part", said)] if said else []
 
 
 def _medians(rows: Sequence[Row]) -> str:

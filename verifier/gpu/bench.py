@@ -78,8 +78,11 @@ def joined(test: TestStage, visit: Visit) -> TestStage:
     seconds = test.seconds | {f"gpu {part}": spent for part, spent in visit.seconds.items()}
     if visit.status is not None:
         reason = visit.reason or visit.test.reason
-        return TestStage(report=report, status=visit.status, reason=reason, seconds=seconds)
-    return TestStage(report=report, timings=visit.timings, steps=visit.steps, ceilings=visit.ceilings, seconds=seconds)
+        return TestStage(report=report, status=visit.status, reason=reason, seconds=seconds, parts=visit.parts)
+    return TestStage(
+        report=report, timings=visit.timings, steps=visit.steps, ceilings=visit.ceilings, seconds=seconds,
+        parts=visit.parts,
+    )  # fmt: skip
 
 
 def _plans(kept: Kept) -> Plans:

@@ -21,6 +21,7 @@ from verifier import inputs, numerics
 from verifier.gpu.aten import decode
 from verifier.gpu.device import Device
 from verifier.gpu.link import Link, RunnerFailed
+from verifier.gpu.parts import Parts
 from verifier.gpu.slots import Arena, Place, want_dense, want_tensor, want_values
 from verifier.interpreter.compare import compare_values
 from verifier.plan.schema import Plan, Program
@@ -71,6 +72,7 @@ class References:
         self._held: OrderedDict[tuple[str, str, int], Reference] = OrderedDict()
         self._draws: OrderedDict[tuple[str, str, int, str, str], Expected | str] = OrderedDict()
         self._bytes = 0
+        self.part = Parts()
 
     def get(self, problem: Problem, workload: Workload, seed: int) -> Reference:
         """Builds it on first use. Raises ProblemError, Stochastic."""
@@ -82,7 +84,9 @@ class References:
             self._held[key] = made
             while len(self._held) > REFERENCES:
                 self._held.popitem(last=False)
-        return self._held[key]
+        held = self._held[key]
+        held.part = self.part
+        return held
 
     def draw(self, reference: Reference, name: str, salt: str) -> Expected | str:
         """A draw, or why the reference cannot take it."""
@@ -247,12 +251,14 @@ class WorkloadCheck:
                 if found.wrong():
                     return
             if probe:
-                found.precision = self._probe(slots) or found.precision
+                with self._link.part("probe"):
+                    found.precision = self._probe(slots) or found.precision
 
     @contextmanager
     def _bound(self) -> Iterator[Slots]:
         """Slots that the runner has mapped, and the program loaded there; both are dropped at the end."""
-        slots = Slots(self._device, self._program, self._reference.state)
+        with self._link.part("slots"):
+            slots = Slots(self._device, self._program, self._reference.state)
         try:
             self._link.load("check", self._candidate.text, self._candidate.blobs, self._reference.workload.name)
             self._link.map(slots.arenas)
@@ -261,31 +267,44 @@ class WorkloadCheck:
             yield slots
             self._link.drop()
         finally:
-            slots.close()
+            with self._link.part("close slots"):
+                slots.close()
 
     def _draw(self, slots: Slots, made: Expected, repeats: int, found: Found, *, setup: bool) -> None:
-        slots.write(made.inputs, self._reference.state)
-        slots.arm()
-        if slots.nbytes > _LARGE:
-            self._device.trim()  # the runner cannot use what torch keeps here for later
+        part = self._link.part
+        with part("write slots"):
+            slots.write(made.inputs, self._reference.state)
+        with part("arm"):
+            slots.arm()
+        with part("trim"):
+            if slots.nbytes > _LARGE:
+                self._device.trim()  # the runner cannot use what torch keeps here for later
         self._bind(slots, setup=setup)
         kept: list[Tensor] = []
         for turn in range(repeats):
             if turn:
-                slots.poison()
+                with part("arm"):
+                    slots.poison()
             self._link.run("check")
-            outputs = [view.clone() for view in slots.outputs.views]
-            if broken := slots.broken():
+            with part("copy outputs"):
+                outputs = [view.clone() for view in slots.outputs.views]
+            with part("guards"):
+                broken = slots.broken()
+            if broken:
                 found.fail(Status.OUT_OF_BOUNDS, "out-of-bounds", broken)
                 return
-            self._inputs(slots.changed(made.inputs), made, found)
+            with part("inputs changed"):
+                self._inputs(slots.changed(made.inputs), made, found)
             if not turn:
                 kept = outputs
-            elif not all(same_bytes(a, b) for a, b in zip(kept, outputs, strict=True)):
-                self._unequal(found)
             else:
-                continue
-            self._compare(outputs, made, found)
+                with part("repeats equal"):
+                    equal = all(same_bytes(a, b) for a, b in zip(kept, outputs, strict=True))
+                if equal:
+                    continue
+                self._unequal(found)
+            with part("compare"):
+                self._compare(outputs, made, found)
             if found.wrong():
                 return
 

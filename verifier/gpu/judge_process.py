@@ -28,6 +28,7 @@ from verifier.gpu.check import DoesNotFit, Found, Loaded, References, Stochastic
 from verifier.gpu.device import Device, open_device
 from verifier.gpu.link import Link, RunnerFailed
 from verifier.gpu.pairs import Pairs, TimedWrong
+from verifier.gpu.parts import Parts
 from verifier.gpu.protocol import FROM_RUNNER, FROM_SUPERVISOR, Channel, Gone, Message
 from verifier.gpu.runner import end_with_parent
 from verifier.gpu.visit import Fault, Request, Visit
@@ -68,6 +69,7 @@ class Judge:
             if self._link is None:
                 raise RunnerFailed("died", "there is no runner", lost=True)
             self._link.budget = math.inf
+            self._link.part = Parts(self._device.synchronize)
             self._link.drop()
         except RunnerFailed:
             self._drop_runner()
@@ -113,12 +115,14 @@ class _Visit:
         self._excuse = ""
         self.lost = False
         link.deadline, link.budget = request.command_seconds, request.limit_seconds / 2
+        self._part = references.part = link.part
 
     def run(self) -> Visit:
         start = time.perf_counter()
         checked = start
         try:
-            candidate = self._loaded("plan")
+            with self._part("plan"):
+                candidate = self._loaded("plan")
             self._check(candidate)
             checked = time.perf_counter()
             if not self._found.wrong() and self._found.checks:
@@ -156,7 +160,8 @@ class _Visit:
         return next(w for w in self._request.problem.workloads if w.name == name)
 
     def _reference(self, name: str) -> Reference:
-        return self._references.get(self._request.problem, self._workload(name), self._request.seed)
+        with self._part("reference"):
+            return self._references.get(self._request.problem, self._workload(name), self._request.seed)
 
     def _check(self, candidate: Loaded, only: tuple[str, ...] = (), choice: dict[int, int] | None = None) -> None:
         request = self._request
@@ -173,7 +178,9 @@ class _Visit:
         if self._found.wrong():
             return
         try:
-            self._time(candidate, self._loaded("base"), workload)
+            with self._part("plan"):
+                base = self._loaded("base")
+            self._time(candidate, base, workload)
         except (DoesNotFit, PlanError, torch.OutOfMemoryError) as excuse:
             message = f"{workload.name} was not timed: {str(excuse).splitlines()[0]}"
             self._found.findings.append(Diagnostic(severity="warning", code="not-timed", message=message))
@@ -196,9 +203,11 @@ class _Visit:
             confirmed = None
             if request.confirmation is not None:
                 confirmed = timing.confirm(pairs.measure, decided, request.confirmation, floor_seconds=floor)
-            pairs.refuse_memory()
-            bound = pairs.host_bound()
-            self._time_steps(pairs, bound)
+            with self._part("refuse memory"):
+                pairs.refuse_memory()
+            with self._part("bound and steps"):
+                bound = pairs.host_bound()
+                self._time_steps(pairs, bound)
         except RunnerFailed as failed:
             if failed.lost or (pairs.side != "b" and failed.kind != "out-of-memory"):
                 raise
@@ -254,7 +263,7 @@ class _Visit:
         )  # fmt: skip
         return Visit(
             status=status, reason=reason, test=report, timings=tuple(self._timings), steps=tuple(self._steps),
-            runner_lost=self.lost, seconds=seconds,
+            runner_lost=self.lost, seconds=seconds, parts=dict(self._part.seconds),
         )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from verifier.gpu.parts import Parts
 from verifier.gpu.protocol import Channel, Expired, FailureKind, Gone, ProtocolError, Reply, read_reply
 from verifier.gpu.slots import Arena, Flags
 from verifier.verdict import Status
@@ -80,6 +81,7 @@ class Link:
         self.deadline = deadline
         self.budget = math.inf
         """Seconds that are left for all commands of a visit together."""
+        self.part = Parts(settle)
         self._turn, self._asked = 0, 0.0
         self._ended: RunnerFailed | None = None
 
@@ -141,8 +143,9 @@ class Link:
     def _ask(
         self, header: Mapping[str, Any], blobs: Mapping[str, bytes] | None = None, fds: Sequence[int] = ()
     ) -> Reply:
-        self._send(header, blobs, fds)
-        return self._receive()
+        with self.part(f"runner {header['command']}"):
+            self._send(header, blobs, fds)
+            return self._receive()
 
     def _send(
         self, header: Mapping[str, Any], blobs: Mapping[str, bytes] | None = None, fds: Sequence[int] = ()

@@ -78,7 +78,7 @@ class Pairs:
         self._open: dict[str, Slots] = {}
         self._fresh: Arena | None = None
         self._made: Expected | None = None
-        self._fresh_times: list[tuple[float, float]] = []
+        self.fresh_times: list[tuple[float, float]] = []
         """Of calls on fresh inputs, with the median of the candidate's other calls in the block. Seconds."""
         self._pairs, self._sets, self._flush = 2, 1, False
 
@@ -93,17 +93,21 @@ class Pairs:
         """Raises TimedWrong where the candidate is slow on inputs that it has not seen. Takes blocks for it."""
         wanted = 1
         for extra in range(4 * _SURPRISES):
-            if len(self._fresh_times) >= wanted:
+            if len(self.fresh_times) >= wanted:
                 if not self._surprised():
                     return
                 if wanted == _SURPRISES:
                     raise TimedWrong("it is slow on inputs that it has not seen: it remembers answers")
                 wanted = _SURPRISES
-            self._block(f"extra {extra}", check=True, first=1)
+            self.checked(f"extra {extra}")
+
+    def checked(self, salt: str) -> Block:
+        """A block whose fresh inputs go to any call of the candidate but its first, which has costs of its own."""
+        return self._block(salt, check=True, first=1)
 
     def _surprised(self) -> bool:
-        over = median(fresh / seen for fresh, seen in self._fresh_times)
-        return over > SURPRISE and median(fresh - seen for fresh, seen in self._fresh_times) > SURPRISE_SECONDS
+        over = median(fresh / seen for fresh, seen in self.fresh_times)
+        return over > SURPRISE and median(fresh - seen for fresh, seen in self.fresh_times) > SURPRISE_SECONDS
 
     def _block(self, salt: str, *, check: bool, first: int = 0) -> Block:
         """`first`: the candidate's first call that may get the fresh inputs."""
@@ -112,13 +116,15 @@ class Pairs:
         names = [f"{side}{i // 2 % self._sets}" for i, side in enumerate(order)]
         ours = [i for i, name in enumerate(names) if name.startswith("a")]
         switch = secrets.choice(ours[first:]) if check else -1
-        timed = self._link.time(names, flush=self._flush, switch=switch, fresh=self._fresh)
+        with self._link.part("runner time"):
+            timed = self._link.time(names, flush=self._flush, switch=switch, fresh=self._fresh)
         pairs, reply = _paired(timed.reply), timed.reply
         if self._made is not None:
-            self._check(self._made, names[switch])
+            with self._link.part("timed compare"):
+                self._check(self._made, names[switch])
             seen = [reply.seconds[i] for i in ours if i != switch]
             if switch != ours[0] and min(seen) > 0:  # the first call of a block has costs of its own
-                self._fresh_times.append((reply.seconds[switch], median(seen)))
+                self.fresh_times.append((reply.seconds[switch], median(seen)))
         self._adapt(pairs)
         return Block(pairs, reply.clock_hz, timed.host_seconds, reply.untimed_seconds)
 
@@ -149,7 +155,8 @@ class Pairs:
         try:
             self._link.choose("a0", choice)
             self._link.capture("a0")
-            timed = self._link.time(["a0"] * 3, flush=self._flush)
+            with self._link.part("runner race"):
+                timed = self._link.time(["a0"] * 3, flush=self._flush)
         except RunnerFailed as failed:
             if failed.lost:
                 raise
@@ -170,8 +177,10 @@ class Pairs:
     # -- one block's memory ------------------------------------------------------------------------
 
     def _renew(self, salt: str, *, check: bool) -> None:
-        self.close()
-        self._device.trim()
+        part = self._link.part
+        with part("free blocks"):
+            self.close()
+            self._device.trim()
         moved = self._bytes()
         self._flush = 0 < moved < 2 * self._device.flush_bytes
         roomy = 8 * SETS * moved < self._device.free_bytes()
@@ -197,9 +206,13 @@ class Pairs:
         """Memory, inputs and program of one side; block numbers begin at `number`."""
         self.side = side
         loaded, reference, name = self._sides[side], self._reference, f"{side}{k}"
-        slots = self._open[name] = Slots(self._device, loaded.program(reference.workload.name), reference.state, number)
-        slots.write(reference.inputs("task", f"{self._salt} {salt} {name}"), reference.state)
-        slots.arm()
+        with self._link.part("timed slots"):
+            program = loaded.program(reference.workload.name)
+            slots = self._open[name] = Slots(self._device, program, reference.state, number)
+        made = reference.inputs("task", f"{self._salt} {salt} {name}")
+        with self._link.part("timed write"):
+            slots.write(made, reference.state)
+            slots.arm()
         self._link.load(name, loaded.text, loaded.blobs, reference.workload.name)
         self._link.map(slots.arenas)
         if side == "a" and self.choice:
@@ -211,9 +224,11 @@ class Pairs:
     def _renew_fresh(self, salt: str, number: int) -> Expected:
         """The inputs of the call that is checked, in a block of their own, and what it must give."""
         made = self._reference.draw("task", f"{self._salt} {salt} fresh")
-        self._fresh = Arena(self._device, number, want_values(self._program, self._program.inputs))
-        for slot, tensor in zip(self._fresh.views, leaves(made.inputs), strict=True):
-            write(slot, tensor)
+        with self._link.part("timed slots"):
+            self._fresh = Arena(self._device, number, want_values(self._program, self._program.inputs))
+        with self._link.part("timed write"):
+            for slot, tensor in zip(self._fresh.views, leaves(made.inputs), strict=True):
+                write(slot, tensor)
         self._link.map([self._fresh])
         return made
 

@@ -60,7 +60,9 @@ class Visit(Record):
     runner_lost: bool = False
     """The runner was replaced."""
     seconds: dict[str, float] = Field(default_factory=dict)
-    """Wall seconds by part: check, time."""
+    """Wall seconds: check, time."""
+    parts: dict[str, float] = Field(default_factory=dict)
+    """The same seconds by what was done in them, with commands of the runner."""
 
 
 class FileTiming(Record):

@@ -15,6 +15,7 @@ from verifier.gpu.bench import joined
 from verifier.gpu.check import References
 from verifier.gpu.host_device import HostDevice
 from verifier.gpu.link import RunnerFailed
+from verifier.gpu.parts import Parts
 from verifier.gpu.supervisor import GpuWorker, Plans
 from verifier.gpu.visit import Request, Visit
 from verifier.interpreter.gate import Zygotes
@@ -55,7 +56,7 @@ class Line:
     """A link, and pairs whose steps end as told."""
 
     def __init__(self, ends: RunnerFailed | StepTimes | None) -> None:
-        self.deadline, self.asked, self._ends = 10.0, 0, ends
+        self.deadline, self.asked, self._ends, self.part = 10.0, 0, ends, Parts()
 
     def steps(self) -> StepTimes | None:
         self.asked += 1
