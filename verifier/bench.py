@@ -1,4 +1,5 @@
-"""The judge as the agent sees it: three calls, cheapest first, and the verdict that joins their reports.
+"""The judge as the agent sees it: three calls, cheapest first, and the verdict that joins their reports. A `Device`
+looks on in between, up to three times.
 
 All calls block and are safe from several threads. A failing candidate is data: it sets `status`. What a call
 raises is an InfrastructureError, never the candidate's fault. Benches made alike are alike: each may go on with a
@@ -13,10 +14,22 @@ from pydantic import Field
 
 from verifier.candidate import Candidate
 from verifier.timing import WorkloadTiming
-from verifier.verdict import Ceilings, CompileReport, ProfileReport, Record, Status, StepTimes, TestReport, Verdict
+from verifier.verdict import (
+    Ceilings,
+    CompileReport,
+    Diagnostic,
+    ProfileReport,
+    Record,
+    Status,
+    StepTimes,
+    TestReport,
+    Verdict,
+)
 
 VISIT_SECONDS = 60.0
-"""The most that one visit to a GPU may take; what a search reserves for each."""
+CONFIRM_SECONDS = 60.0
+EXAMINE_SECONDS = 60.0
+"""The most that each call of a `Device` may take; what a search reserves for it."""
 
 
 class CompileStage(Record):
@@ -53,6 +66,10 @@ class TestStage(Record):
     status: Status | None = None
     """None means go on to the profile; otherwise the candidate's status is decided."""
     reason: str = ""
+    confirmation: bool = False
+    """A second visit found all this, in a fresh runner on other inputs."""
+    examined: tuple[Diagnostic, ...] = ()
+    """What hardware counters and the sanitizer say, ranked; and why a tool said nothing."""
 
     @property
     def undecided(self) -> bool:
@@ -83,4 +100,26 @@ class Bench(Protocol):
         profile: ProfileReport | None,
     ) -> Verdict:
         """Joins the reports of the stages that ran. Needs no handle."""
+        ...
+
+
+class Device(Protocol):
+    """The calls of one GPU. Each gives `test` as the GPU found it; an objection sets `status`. Raises
+    InfrastructureError and ProblemError.
+    """
+
+    def visit(self, stage: CompileStage, test: TestStage) -> TestStage:
+        """Correctness, and times of the timed workloads up to a decision. For what is `undecided`."""
+        ...
+
+    def confirm(self, stage: CompileStage, test: TestStage) -> TestStage:
+        """For one that a visit found correct and timed: all of it again with a new seed in a fresh runner, and times
+        on fresh blocks with a fixed precision. Where that is not possible, a finding `not-confirmed` says why.
+        """
+        ...
+
+    def examine(self, stage: CompileStage, test: TestStage) -> TestStage:
+        """For one that was timed: hardware counters and sanitizer over a replay. A tool that is missing or refused
+        costs a sentence.
+        """
         ...

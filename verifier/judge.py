@@ -153,13 +153,16 @@ class Judge:
         target: str = "h200",
         seed: int | None = None,
         measured: bool = False,
+        figures: str | None = None,
     ) -> None:
-        """`measured`: a GPU judges what passes here, so held-out workloads are traced too and the interpreter is only
-        a first gate: no second trace proves that it saw the plan's work.
+        """`measured`: a GPU judges what passes here, so all workloads but the small ones are traced and the interpreter
+        is only a first gate: no second trace proves that it saw the plan's work. `figures`: the device whose rates
+        make estimates and advice, where it is another one than the target.
         """
         self.problem = problem
         self._measured = measured
         self.target = target
+        self._figures = figures or target
         self._zygotes = zygotes
         self._seed = secrets.randbits(62) if seed is None else seed
         self._lock = threading.Lock()
@@ -175,12 +178,17 @@ class Judge:
                 run_reference(self.problem, self._zygotes, self._seed)
                 self._arguments = arguments
 
-    def judge(self, candidate: Candidate, visit: Visit | None = None) -> Verdict:
-        """All stages of one candidate, one after the other; `visit` is that of a `GpuBench`."""
+    def judge(self, candidate: Candidate, visit: Visit | None = None, *further: Visit) -> Verdict:
+        """All stages of one candidate, one after the other. `visit` is that of a `Device`, `further` are its `confirm`
+        and `examine`, for one that was timed.
+        """
         compiled = self.compile(candidate)
         test = self.test(compiled) if compiled.status is None else None
         if visit is not None and test is not None and test.undecided:
             test = visit(compiled, test)
+        for look in further:
+            if test is not None and test.status is None and test.timings:
+                test = look(compiled, test)
         profile = self.profile(compiled, test) if test is not None and test.status is None else None
         return self.verdict(candidate, compiled, test, profile)
 
@@ -260,16 +268,18 @@ class Judge:
         """The analytic estimate and its diagnosis, and what the visit to a GPU measured where there was one."""
         kept: Kept = stage.handle
         made = kept.profiled
-        report = ProfileReport(estimates=made.estimates, timings=test.timings, diagnosis=made.diagnosis)
+        report = ProfileReport(
+            estimates=made.estimates, timings=test.timings, diagnosis=(*test.examined, *made.diagnosis)
+        )
         if test.ceilings is None or not test.steps:
             return report
         from verifier.gpu.advice import advise  # brings numpy, which a machine without a GPU need not load here
 
         measured, diagnosis = advise(
-            kept.plan, test.steps, made.kernels, made.estimates, test.ceilings, get_target(self.target),
+            kept.plan, test.steps, made.kernels, made.estimates, test.ceilings, get_target(self._figures),
             choices={t.workload: t.choice for t in test.timings}, static=made.diagnosis,
         )  # fmt: skip
-        return report.model_copy(update={"measured": measured, "diagnosis": diagnosis})
+        return report.model_copy(update={"measured": measured, "diagnosis": (*test.examined, *diagnosis)})
 
     def verdict(
         self,
@@ -301,8 +311,8 @@ class Judge:
         )
 
     def _workloads(self) -> tuple[Workload, ...]:
-        """Those that are traced: the timed ones, and those held out where a GPU judges."""
-        more = self.problem.having(Role.HELD_OUT) if self._measured else ()
+        """Those that are traced: the timed ones; where a GPU judges also those to check and those held out."""
+        more = (*self.problem.having(Role.CHECK), *self.problem.having(Role.HELD_OUT)) if self._measured else ()
         return tuple({w.name: w for w in (*self._timed(), *more)}.values())
 
     def _timed(self) -> tuple[Workload, ...]:
@@ -347,7 +357,7 @@ class Judge:
     def _profile(self, job: JobResult) -> _Profiled:
         """Static profile and estimates, made in a confined child that never loads the candidate's Python."""
         plan, blobs = self._base or (None, {})
-        payload = {"target": self.target, "plan": job.value["plan"], "base": plan}
+        payload = {"target": self._figures, "plan": job.value["plan"], "base": plan}
         held = {**job.blobs, **{f"base/{name}": data for name, data in blobs.items()}}
         result = self._zygotes.compile.run(PROFILE_JOB, payload, held, limits=PROFILE)
         if result.outcome != "ok":
@@ -504,8 +514,9 @@ def _decision(compile: CompileStage, test: TestStage | None) -> tuple[Status, St
     if test is None:
         return Status.UNTESTED, Stage.COMPILE, "it compiles and was not tested"
     gpu = test.report.basis == "gpu"
+    decided = Stage.CONFIRMATION if test.confirmation else None if gpu else Stage.INTERPRET
     if test.status is not None:
-        return test.status, Stage.CORRECTNESS if gpu else Stage.INTERPRET, test.reason
+        return test.status, decided or Stage.CORRECTNESS, test.reason
     where = "on the GPU" if gpu else "in the interpreter"
     reason = f"{len(test.report.checks)} checks on {', '.join(test.report.workloads)} passed {where}"
-    return Status.CORRECT, (Stage.TIMING if test.timings else Stage.CORRECTNESS) if gpu else Stage.INTERPRET, reason
+    return Status.CORRECT, decided or (Stage.TIMING if test.timings else Stage.CORRECTNESS), reason

@@ -57,6 +57,7 @@ class Stage(StrEnum):
     INTERPRET = "interpret"
     CORRECTNESS = "correctness"
     TIMING = "timing"
+    CONFIRMATION = "confirmation"
 
 
 class Diagnostic(Record):
@@ -338,8 +339,15 @@ class Verdict(Record):
             raise ValueError("correct needs a test that passed")
         if self.status is Status.CORRECT and self.basis == "none":
             raise ValueError("correct needs a basis")
+        if self.confirmed and (self.profile is None or any(t.confirmed is None for t in self.profile.timings)):
+            raise ValueError("a confirmed verdict has confirmed times only")
         return self
 
     @property
     def ok(self) -> bool:
         return self.status is Status.CORRECT
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether a second visit, in a fresh runner on other inputs, found it correct and made its score."""
+        return self.ok and self.stage is Stage.CONFIRMATION

@@ -1,4 +1,9 @@
-"""The GPU half of a bench: correctness and time of a candidate that passed on the CPU, in one visit to the device."""
+"""The GPU half of a bench: correctness and time of a candidate that passed on the CPU, in one visit to the device; for
+a new best a second one that confirms, and a closer look.
+
+The confirmation takes a fresh runner and a new seed: new weights, new inputs, new memory, and nothing of what the
+candidate's kernels may have left in their context. The judge's process stays: it never met anything of the candidate.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +11,26 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from verifier.bench import VISIT_SECONDS, CompileStage, TestStage
+from verifier.bench import CONFIRM_SECONDS, EXAMINE_SECONDS, VISIT_SECONDS, CompileStage, TestStage
 from verifier.errors import InfrastructureError
+from verifier.gpu.examine import Examination
 from verifier.gpu.supervisor import GpuWorker, Plans
 from verifier.gpu.visit import FileRun, Request, Visit
 from verifier.judge import Kept
 from verifier.problem import Problem, Role
-from verifier.timing import WorkloadTiming
-from verifier.verdict import Diagnostic
+from verifier.timing import CONFIRMATION, Confirmation, WorkloadTiming
+from verifier.verdict import Diagnostic, Status, TestReport
+
+_SPARE_SECONDS = 5.0
+"""Of what is reserved, for starting and ending processes."""
+_FEWEST = 8
+"""Blocks of a confirmation on which one block takes seconds."""
 
 
 class GpuBench:
-    """The host of a GPU worker. Free of CUDA: a judge and a runner are processes of their own. Thread-safe."""
+    """Implements `Device`: the host of a GPU worker. Free of CUDA: a judge and a runner are processes of their own.
+    Thread-safe.
+    """
 
     def __init__(
         self, problem: Problem, seed: int, device: str | None = None, *, worker: GpuWorker | None = None
@@ -26,7 +39,9 @@ class GpuBench:
         one `worker`. Nothing starts yet.
         """
         self.problem, self._seed = problem, seed
-        self._worker = worker or GpuWorker(environ={} if device is None else {"CUDA_VISIBLE_DEVICES": device})
+        environ = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
+        self._worker = worker or GpuWorker(environ=environ)
+        self._examination = Examination(environ)
 
     def prepare(self) -> None:
         """Starts the processes, so that the first visit finds them warm. Raises InfrastructureError."""
@@ -42,8 +57,30 @@ class GpuBench:
         InfrastructureError and ProblemError.
         """
         kept: Kept = stage.handle
-        visit = self._worker.visit(self._request(stage, kept), _plans(kept))
-        return joined(test, visit)
+        return joined(test, self._worker.visit(self._request(stage, kept, self._seed), _plans(kept)))
+
+    def confirm(self, stage: CompileStage, test: TestStage) -> TestStage:
+        """All of the visit again with another seed in a fresh runner, then times on fresh blocks."""
+        kept: Kept = stage.handle
+        request = self._request(stage, kept, _other_seed(self._seed, stage)).model_copy(
+            update={"confirmation": rules_for(test.timings), "limit_seconds": CONFIRM_SECONDS - _SPARE_SECONDS}
+        )
+        return confirmed(test, self._worker.visit(request, _plans(kept), fresh_runner=True))
+
+    def examine(self, stage: CompileStage, test: TestStage) -> TestStage:
+        """Hardware counters and sanitizer. An access outside of the buffers by one of the candidate's own kernels makes
+        it out of bounds: it may fault on other memory, and the interpreter would have said the same. Races are
+        warnings: the sanitizer knows too little of the barriers that Triton makes.
+        """
+        kept: Kept = stage.handle
+        found = self._examination.run(
+            kept,
+            self.problem,
+            test.timings,
+            seed=_other_seed(self._seed, stage),
+            seconds=EXAMINE_SECONDS - _SPARE_SECONDS,
+        )
+        return examined(test, found)
 
     def run_file(self, stage: CompileStage, timings: Sequence[WorkloadTiming] = ()) -> FileRun:
         """Runs the candidate's own file live beside its plan, on the same fresh inputs, before it is called best.
@@ -53,25 +90,32 @@ class GpuBench:
         """
         raise InfrastructureError("the live path is not built yet")
 
-    def _request(self, stage: CompileStage, kept: Kept) -> Request:
+    def _request(self, stage: CompileStage, kept: Kept, seed: int) -> Request:
         traced = tuple(p.workload for p in kept.plan.programs)
         timed = {w.name for w in self.problem.having(Role.TIMED)} or set(traced)
         return Request(
             problem=self.problem,
-            seed=self._seed,
-            salt=hashlib.sha256(f"{self._seed}/{stage.report.plan}".encode()).hexdigest(),
+            seed=seed,
+            salt=hashlib.sha256(f"{seed}/{stage.report.plan}".encode()).hexdigest(),
             workloads=traced,
             timed=tuple(n for n in traced if n in timed) if kept.base is not None else (),
             limit_seconds=VISIT_SECONDS,
         )
 
 
+def rules_for(timings: Sequence[WorkloadTiming]) -> Confirmation:
+    """Rules of a confirmation that ends in time, by what the blocks of the visit took."""
+    spent = [t.decided.seconds / max(1, t.decided.next_block - t.decided.first_block) for t in timings]
+    share = CONFIRM_SECONDS / 3 / max(1, len(timings))
+    blocks = min((int(share / seconds) for seconds in spent if seconds > 0), default=CONFIRMATION.pilot)
+    least = max(_FEWEST, min(blocks, CONFIRMATION.pilot))
+    return CONFIRMATION.model_copy(update={"pilot": least, "min_blocks": least})
+
+
 def joined(test: TestStage, visit: Visit) -> TestStage:
     """The interpreter's report and the GPU's: the GPU decides, the interpreter's findings and traffic stay."""
     if visit.status is None and visit.test.outcome == "not_applicable":
-        said = Diagnostic(severity="warning", code="not-on-gpu", message=f"not judged on the GPU: {visit.test.reason}")
-        report = test.report.model_copy(update={"findings": (*test.report.findings, said)})
-        return test.model_copy(update={"report": report})
+        return _noted(test, "not-on-gpu", f"not judged on the GPU: {visit.test.reason}")
     advice = tuple(f for f in test.report.findings if f.severity != "error")
     update: dict[str, Any] = {"findings": (*visit.test.findings, *advice), "traffic": test.report.traffic}
     report = visit.test.model_copy(update=update)
@@ -83,6 +127,54 @@ def joined(test: TestStage, visit: Visit) -> TestStage:
         report=report, timings=visit.timings, steps=visit.steps, ceilings=visit.ceilings, seconds=seconds,
         parts=visit.parts,
     )  # fmt: skip
+
+
+def confirmed(test: TestStage, visit: Visit) -> TestStage:
+    """What the second visit found takes the place of the first one's; it stays where the second could not judge."""
+    report = visit.test
+    seconds = test.seconds | {f"confirm {part}": spent for part, spent in visit.seconds.items()}
+    if visit.status is not None:
+        reason = f"it passed once, and fails on other inputs in a fresh process: {visit.reason or report.reason}"
+        return TestStage(report=report, status=visit.status, reason=reason, seconds=seconds, confirmation=True)
+    missing = {t.workload for t in test.timings} - {t.workload for t in visit.timings if t.confirmed is not None}
+    if report.outcome == "not_applicable" or missing:
+        said = [report.reason, *(f.message for f in report.findings if f.code == "not-timed"), "no times came of it"]
+        return _noted(test, "not-confirmed", f"not confirmed: {next(filter(None, said))}")
+    report = report.model_copy(update={"traffic": test.report.traffic, "findings": _all(report, test.report)})
+    return TestStage(
+        report=report, timings=visit.timings, steps=visit.steps, ceilings=visit.ceilings, seconds=seconds,
+        confirmation=True,
+    )  # fmt: skip
+
+
+def examined(test: TestStage, found: Sequence[Diagnostic]) -> TestStage:
+    """The stage with what a closer look found; an error decides."""
+    errors = [f for f in found if f.severity == "error"]
+    changed = test.model_copy(update={"examined": tuple(found)})
+    if not errors:
+        return changed
+    reason = f"the sanitizer found an access outside of its buffers: {errors[0].message}"
+    report = test.report.model_copy(
+        update={"outcome": "failed", "reason": reason, "findings": (*errors, *test.report.findings)}
+    )
+    update = {"report": report, "status": Status.OUT_OF_BOUNDS, "reason": reason, "confirmation": True}
+    return changed.model_copy(update=update)
+
+
+def _noted(test: TestStage, code: str, message: str) -> TestStage:
+    said = Diagnostic(severity="warning", code=code, message=message)
+    return test.model_copy(
+        update={"report": test.report.model_copy(update={"findings": (*test.report.findings, said)})}
+    )
+
+
+def _all(*reports: TestReport) -> tuple[Diagnostic, ...]:
+    return tuple(dict.fromkeys(f for report in reports for f in report.findings))
+
+
+def _other_seed(seed: int, stage: CompileStage) -> int:
+    """Of the confirmation: as secret as `seed`, and another one for each plan."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/confirmation/{stage.report.plan}".encode()).digest()[:7])
 
 
 def _plans(kept: Kept) -> Plans:

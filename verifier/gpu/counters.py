@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import math
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -72,14 +73,21 @@ class Counted(Record):
     excuse: str = Field(default="", max_length=1000)
     """Why there are none. One sentence."""
 
+    @property
+    def refused(self) -> bool:
+        """Whether nobody may count here, whatever is asked."""
+        return self.excuse == _NO_PERMISSION
 
-def count(folder: Path, plan: Plan, *, seconds: float = SECONDS) -> Counted:
+
+def count(folder: Path, plan: Plan, *, seconds: float = SECONDS, environ: Mapping[str, str] | None = None) -> Counted:
     """Counters of the plan's own kernels in one replay of the folder, the first `MOST_LAUNCHES` launches."""
+    end = time.monotonic() + seconds
     try:
-        log = run_tool("ncu", options(plan, METRICS), folder, seconds=seconds)
+        log = run_tool("ncu", options(plan, METRICS), folder, seconds=seconds, environ=environ)
         if unknown := unknown_metrics(log.text):
             known = {ours: theirs for ours, theirs in METRICS.items() if theirs not in unknown}
-            log = run_tool("ncu", options(plan, known), folder, seconds=seconds)
+            left = max(0.0, end - time.monotonic())
+            log = run_tool("ncu", options(plan, known), folder, seconds=left, environ=environ)
         if _REFUSED in log.text:
             raise ToolFailed(_NO_PERMISSION)
         launches = parse(log.text)

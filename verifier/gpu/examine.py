@@ -1,45 +1,87 @@
-"""A closer look at one candidate, for the best of a search: hardware counters and sanitizer over a replay of its plan.
+"""A closer look at one candidate, for a new best: hardware counters and sanitizer over a replay of its plan.
 
-    found = examine(kept, problem, workload, seed=seed)
+    found = Examination({}).run(kept, problem, timings, seed=seed, seconds=60.0)
 
-Takes some seconds up to minutes, and a GPU that nobody is timed on. Never fails: what a tool could not do is a warning.
+Takes some seconds up to a minute, and a GPU that nobody is timed on. Never fails: what a tool could not do is a
+warning, and a tool that may not count here is asked once.
 """
 
 from __future__ import annotations
 
+import re
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from verifier.gpu.counters import count, diagnose
+from verifier.gpu.counters import Counted, count, diagnose
 from verifier.gpu.replay_folder import Replay, write_folder
-from verifier.gpu.sanitizer import sanitize
+from verifier.gpu.sanitizer import MEMORY_ERROR, sanitize
 from verifier.judge import Kept
 from verifier.plan.schema import Plan
 from verifier.problem import Problem
+from verifier.timing import WorkloadTiming
 from verifier.verdict import Diagnostic, Estimate
 
+COUNT_SHARE = 0.5
+"""Of the time, for the counters; the sanitizer has what they leave."""
+MOST_KERNELS = 2
+"""Whose counters are told, the slowest first."""
 
-def examine(
-    kept: Kept, problem: Problem, workload: str, *, seed: int, choice: Mapping[int, int] | None = None
-) -> tuple[Diagnostic, ...]:
-    """Errors of the sanitizer, one diagnosis by counters for each kernel, and why a tool gave nothing.
 
-    `choice`: alternatives of forward steps that won the race. Memory errors are errors, races in shared memory what
-    racecheck calls them.
-    """
-    with tempfile.TemporaryDirectory(prefix="warpsmith-") as made:
-        replay = Replay(problem=problem, workload=workload, seed=seed, choice=dict(choice or {}))
-        folder = write_folder(Path(made), kept.plan_json, kept.blobs, replay)
-        found, excuses = sanitize(folder)
-        counted = count(folder, kept.plan)
-    lines = {image.name: image.line for image in kept.plan.kernels.values()}
-    excuses = (*excuses, *([counted.excuse] if counted.excuse else []))
-    return (
-        *found,
-        *diagnose(counted, least_bytes(kept.plan, kept.profiled.estimates, workload), lines),
-        *(Diagnostic(severity="warning", code="not-examined", message=e) for e in excuses),
-    )
+class Examination:
+    """The tools as they are on one device. `environ` holds the CUDA_VISIBLE_DEVICES of their processes."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = dict(environ)
+        self._refused = ""
+
+    def run(
+        self, kept: Kept, problem: Problem, timings: Sequence[WorkloadTiming], *, seed: int, seconds: float
+    ) -> tuple[Diagnostic, ...]:
+        """One diagnosis by counters for each of the slowest kernels, what the sanitizer found, and why a tool gave
+        nothing. Errors are accesses outside of the buffers by a kernel of the plan; all else is at most a warning.
+
+        Counters are of the timed workload that takes longest, the sanitizer looks at the one that takes least.
+        """
+        end = time.monotonic() + seconds
+        choices = {t.workload: t.choice for t in timings}
+        ranked = sorted(timings, key=lambda t: t.decided.candidate_seconds or 0.0)
+        names = [t.workload for t in ranked] or [kept.plan.programs[0].workload]
+        with tempfile.TemporaryDirectory(prefix="warpsmith-") as made:
+            folders = {
+                name: write_folder(
+                    Path(made) / str(i), kept.plan_json, kept.blobs,
+                    Replay(problem=problem, workload=name, seed=seed, choice=choices.get(name, {})),
+                )
+                for i, name in enumerate(dict.fromkeys((names[0], names[-1])))
+            }  # fmt: skip
+            counted = self._counted(folders[names[-1]], kept.plan, seconds * COUNT_SHARE)
+            found, excuses = sanitize(folders[names[0]], seconds=end - time.monotonic(), environ=self._environ)
+        lines = {image.name: image.line for image in kept.plan.kernels.values()}
+        told = diagnose(counted, least_bytes(kept.plan, kept.profiled.estimates, names[-1]), lines)
+        return (
+            *(weighed(f, kept.plan) for f in found),
+            *told[:MOST_KERNELS],
+            *(_excuse(text) for text in (*excuses, counted.excuse) if text),
+        )
+
+    def _counted(self, folder: Path, plan: Plan, seconds: float) -> Counted:
+        if self._refused:
+            return Counted(excuse=self._refused)
+        counted = count(folder, plan, seconds=seconds, environ=self._environ)
+        if counted.refused:
+            self._refused = counted.excuse
+        return counted
+
+
+def weighed(found: Diagnostic, plan: Plan) -> Diagnostic:
+    """An error of the sanitizer stays one where a kernel of the plan went outside of its buffers."""
+    names = "|".join(re.escape(image.name) for image in plan.kernels.values())
+    own = found.code == MEMORY_ERROR and names and re.search(rf"(?<!\w)({names})(?!\w)", found.message)
+    if found.severity == "error" and not own:
+        return found.model_copy(update={"severity": "warning"})
+    return found
 
 
 def least_bytes(plan: Plan, estimates: Sequence[Estimate], workload: str) -> dict[str, int]:
@@ -52,3 +94,7 @@ def least_bytes(plan: Plan, estimates: Sequence[Estimate], workload: str) -> dic
                 name = symbols[launch.cubin]
                 least[name] = max(least.get(name, 0), launch.bytes)
     return least
+
+
+def _excuse(text: str) -> Diagnostic:
+    return Diagnostic(severity="warning", code="not-examined", message=text)

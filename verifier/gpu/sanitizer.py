@@ -1,6 +1,6 @@
 """compute-sanitizer over one replay of a plan: accesses that no value shows, and races in shared memory.
 
-    findings, excuses = sanitize(folder)
+    findings, excuses = sanitize(folder, seconds=60.0)
 
 memcheck runs without torch's cache of allocations, so that it sees where each buffer ends. racecheck knows shared
 memory only.
@@ -9,14 +9,18 @@ memory only.
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from verifier.gpu.replay_folder import ToolFailed, run_tool
 from verifier.verdict import Diagnostic
 
-TOOLS = {"memcheck": "memory-error", "racecheck": "shared-memory-race"}
-"""Tool to the code of its findings."""
-SECONDS = 180.0
+MEMORY_ERROR = "memory-error"
+TOOLS = {"memcheck": MEMORY_ERROR, "racecheck": "shared-memory-race"}
+"""Tool to the code of its findings, in the order in which they run."""
+LEAST_SECONDS = 2.0
+"""Less is not worth a start."""
 _COMMON = ("--target-processes", "all", "--print-limit", "20")
 _OPTIONS = {
     "memcheck": ("--tool", "memcheck", "--report-api-errors", "no", *_COMMON),
@@ -31,13 +35,20 @@ _SUMMARY = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: (\d+)")
 _NOISE = re.compile(r"Saved host backtrace|Host Frame|Device Frame")
 
 
-def sanitize(folder: Path, *, seconds: float = SECONDS) -> tuple[tuple[Diagnostic, ...], tuple[str, ...]]:
-    """Findings of both tools, and a sentence for each tool that gave nothing."""
+def sanitize(
+    folder: Path, *, seconds: float, environ: Mapping[str, str] | None = None
+) -> tuple[tuple[Diagnostic, ...], tuple[str, ...]]:
+    """Findings of both tools within `seconds`, and a sentence for each tool that gave nothing."""
     found: list[Diagnostic] = []
     excuses: list[str] = []
+    end = time.monotonic() + seconds
     for tool, code in TOOLS.items():
+        left = end - time.monotonic()
         try:
-            log = run_tool("compute-sanitizer", _OPTIONS[tool], folder, seconds=seconds, environ=_ENVIRON.get(tool))
+            if left < LEAST_SECONDS:
+                raise ToolFailed("no time was left for it")
+            more = {**(environ or {}), **_ENVIRON.get(tool, {})}
+            log = run_tool("compute-sanitizer", _OPTIONS[tool], folder, seconds=left, environ=more)
             made = parse(log.text, code)
             if log.failure and not made:
                 raise ToolFailed(f"the replay failed: {log.failure}")

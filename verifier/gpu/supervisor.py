@@ -200,12 +200,16 @@ class GpuWorker:
             self._end_judge()
             self._end_nursery()
 
-    def visit(self, request: Request, plans: Plans) -> Visit:
-        """Has one plan judged. Raises InfrastructureError (also for a judge that died: the next visit has another one)
-        and ProblemError for the problem's file; ValueError where times are asked for without a base."""
+    def visit(self, request: Request, plans: Plans, *, fresh_runner: bool = False) -> Visit:
+        """Has one plan judged; `fresh_runner`: in a runner that met no plan before. Raises InfrastructureError (also
+        for a judge that died: the next visit has another one), ProblemError for the problem's file, ValueError where
+        times are asked for without a base.
+        """
         if request.timed and plans.base is None:
             raise ValueError("times need a base")
         with self._lock:
+            if fresh_runner:
+                self._end_runner()
             try:
                 answer = self._ask(request, plans)
                 if isinstance(answer, Fault) and answer.kind == "runner":

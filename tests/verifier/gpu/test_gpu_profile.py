@@ -91,4 +91,4 @@ def test_the_profiler_counts_one_kernel(planted: Any, folder: Path) -> None:
 def test_the_sanitizer_finds_nothing_in_an_honest_kernel(folder: Path) -> None:
     if find_tool("compute-sanitizer") is None:
         pytest.skip("compute-sanitizer is not installed")
-    assert sanitize(folder) == ((), ())
+    assert sanitize(folder, seconds=120) == ((), ())

@@ -79,7 +79,7 @@ def test_each_tool_is_asked_and_may_fail(tmp_path: Path, monkeypatch: pytest.Mon
     )
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    found, excuses = sanitize(tmp_path)
+    found, excuses = sanitize(tmp_path, seconds=60)
     assert {f.code for f in found} == {"shared-memory-race"}
     assert excuses == ("memcheck: the sanitizer did not finish: it said nothing",)
 
@@ -89,7 +89,7 @@ def test_a_clean_log_of_a_replay_that_failed_is_an_excuse(tmp_path: Path, monkey
     script.write_text(f'#!/bin/sh\nprintf "{CLEAN}" > "$2"\necho no such device >&2\nexit 1\n')
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    found, excuses = sanitize(tmp_path)
+    found, excuses = sanitize(tmp_path, seconds=60)
     assert found == ()
     assert excuses[0] == "memcheck: the replay failed: it ended with 1: no such device"
 
@@ -98,4 +98,4 @@ def test_a_missing_sanitizer_is_an_excuse(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CUDA_HOME", raising=False)
     if find_tool("compute-sanitizer") is None:
-        assert sanitize(tmp_path)[1][1] == "racecheck: compute-sanitizer is not installed here"
+        assert sanitize(tmp_path, seconds=60)[1][1] == "racecheck: compute-sanitizer is not installed here"

@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -29,6 +30,14 @@ def right(launch: Alternative, addresses: Sequence[int]) -> None:
 def wrong(launch: Alternative, addresses: Sequence[int]) -> None:
     right(launch, addresses)
     tensor_at(addresses[2] + 4 * 17, 1, torch.float32).add_(1.0)
+
+
+def faithful(launch: Alternative, addresses: Sequence[int]) -> None:
+    """Right in the first runner of a nursery that it meets, and wrong in all others."""
+    first = Path(f"/tmp/warpsmith-first-of-{os.getppid()}")
+    with suppress(FileExistsError), first.open("x") as file:
+        file.write(str(os.getpid()))
+    (right if first.read_text() == str(os.getpid()) else wrong)(launch, addresses)
 
 
 def unwritten(launch: Alternative, addresses: Sequence[int]) -> None:
