@@ -18,6 +18,7 @@ from verifier.verdict import (
     Ceilings,
     CompileReport,
     Diagnostic,
+    FileRun,
     ProfileReport,
     Record,
     Status,
@@ -68,6 +69,8 @@ class TestStage(Record):
     reason: str = ""
     confirmation: bool = False
     """A second visit found all this, in a fresh runner on other inputs."""
+    file: FileRun | None = None
+    """The candidate's own file beside its plan, where the confirmation ran it."""
     examined: tuple[Diagnostic, ...] = ()
     """What hardware counters and the sanitizer say, ranked; and why a tool said nothing."""
 

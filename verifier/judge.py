@@ -305,6 +305,7 @@ class Judge:
             compile=compile.report,
             test=None if test is None else test.report,
             profile=profile,
+            file=None if test is None else test.file,
             isolation=isolation_gaps(),
             versions=versions(),
             seconds=compile.seconds | ({} if test is None else test.seconds),

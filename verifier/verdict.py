@@ -5,12 +5,16 @@ Everything here is frozen data. The models refuse combinations that cannot happe
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from verifier.timing import WorkloadTiming
+
+FILE_MARGIN = math.log(1.02)
+"""Log ratio by which the time of a file may differ from that of its plan."""
 
 
 class Record(BaseModel):
@@ -301,6 +305,45 @@ class ProfileReport(Record):
     """Ranked, the most costly cause first."""
 
 
+class FileTiming(Record):
+    """Time of the candidate's file against that of its plan on one workload, by the judge's host clock, one call at a
+    time in alternation; launch overhead is in both."""
+
+    workload: str
+    file_seconds: float = Field(gt=0)
+    plan_seconds: float = Field(gt=0)
+    """Medians over the blocks."""
+    log_ratio: float
+    """log(plan / file): above zero where the file is faster."""
+    half_width: float = Field(ge=0)
+    """Of the interval round `log_ratio`."""
+    graphs: bool
+    """Both ran as CUDA graphs; otherwise both ran eagerly, and the Python of the file is in its time."""
+
+    @property
+    def within(self) -> bool:
+        """The file takes the time of its plan, within `FILE_MARGIN`."""
+        return abs(self.log_ratio) <= FILE_MARGIN
+
+
+class FileRun(Record):
+    """How the candidate's own file behaves beside its plan, live, on the same fresh inputs."""
+
+    outputs: Literal["bitwise", "yardstick", "different", "failed"]
+    """`yardstick`: not bit by bit, and right by the rules of correctness. `different`: not right. `failed`: it gave
+    none."""
+    reason: str = ""
+    """One sentence where it is `different` or `failed`, or has no times."""
+    timings: tuple[FileTiming, ...] = ()
+    seconds: float = Field(ge=0)
+
+    @property
+    def agrees(self) -> bool:
+        """The file does what its plan does, in the same time. Otherwise the plan is what ships."""
+        same = self.outputs in ("bitwise", "yardstick")
+        return same and bool(self.timings) and all(t.within for t in self.timings)
+
+
 class Verdict(Record):
     """The whole answer about one candidate on one problem."""
 
@@ -321,6 +364,8 @@ class Verdict(Record):
     compile: CompileReport | None = None
     test: TestReport | None = None
     profile: ProfileReport | None = None
+    file: FileRun | None = None
+    """How the file itself ran beside its plan, before it was called best; the rest of the verdict is about the plan."""
     isolation: tuple[str, ...] = ()
     """Confinement that this kernel or machine could not give; empty is best."""
     duplicate_of: str | None = None
@@ -351,3 +396,8 @@ class Verdict(Record):
     def confirmed(self) -> bool:
         """Whether a second visit, in a fresh runner on other inputs, found it correct and made its score."""
         return self.ok and self.stage is Stage.CONFIRMATION
+
+    @property
+    def ships_plan(self) -> bool:
+        """Whether the file does not do what its plan does, so that the plan is what was judged and what ships."""
+        return self.file is not None and not self.file.agrees

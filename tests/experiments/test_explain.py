@@ -105,8 +105,10 @@ def test_findings_get_their_line_of_the_source() -> None:
 
 
 def test_stages_say_where_it_ended() -> None:
-    assert stages(verdict()).endswith("correctness passed  timing passed")
-    assert stages(verdict(status=Status.WRONG)).endswith("interpret passed  correctness wrong  timing not reached")
+    assert stages(verdict()).endswith("timing passed  confirmation not reached")
+    assert stages(verdict(status=Status.WRONG)).endswith(
+        "interpret passed  correctness wrong  timing not reached  confirmation not reached"
+    )
 
 
 def test_times_by_step_are_shown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,11 +15,11 @@ from verifier.bench import CONFIRM_SECONDS, EXAMINE_SECONDS, VISIT_SECONDS, Comp
 from verifier.errors import InfrastructureError
 from verifier.gpu.examine import Examination
 from verifier.gpu.supervisor import GpuWorker, Plans
-from verifier.gpu.visit import FileRun, Request, Visit
+from verifier.gpu.visit import Request, Visit
 from verifier.judge import Kept
 from verifier.problem import Problem, Role
 from verifier.timing import CONFIRMATION, Confirmation, WorkloadTiming
-from verifier.verdict import Diagnostic, Status, TestReport
+from verifier.verdict import Diagnostic, FileRun, Status, TestReport
 
 _SPARE_SECONDS = 5.0
 """Of what is reserved, for starting and ending processes."""
@@ -135,7 +135,9 @@ def confirmed(test: TestStage, visit: Visit) -> TestStage:
     seconds = test.seconds | {f"confirm {part}": spent for part, spent in visit.seconds.items()}
     if visit.status is not None:
         reason = f"it passed once, and fails on other inputs in a fresh process: {visit.reason or report.reason}"
-        return TestStage(report=report, status=visit.status, reason=reason, seconds=seconds, confirmation=True)
+        return TestStage(
+            report=report, status=visit.status, reason=reason, seconds=seconds, parts=visit.parts, confirmation=True
+        )
     missing = {t.workload for t in test.timings} - {t.workload for t in visit.timings if t.confirmed is not None}
     if report.outcome == "not_applicable" or missing:
         said = [report.reason, *(f.message for f in report.findings if f.code == "not-timed"), "no times came of it"]
@@ -143,7 +145,7 @@ def confirmed(test: TestStage, visit: Visit) -> TestStage:
     report = report.model_copy(update={"traffic": test.report.traffic, "findings": _all(report, test.report)})
     return TestStage(
         report=report, timings=visit.timings, steps=visit.steps, ceilings=visit.ceilings, seconds=seconds,
-        confirmation=True,
+        parts=visit.parts, confirmation=True,
     )  # fmt: skip
 
 

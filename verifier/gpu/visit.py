@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 from pydantic import Field
@@ -10,9 +9,6 @@ from pydantic import Field
 from verifier.problem import Problem
 from verifier.timing import RULES, Confirmation, Rules, WorkloadTiming
 from verifier.verdict import Ceilings, Record, Status, StepTimes, TestReport
-
-FILE_MARGIN = math.log(1.02)
-"""Log ratio by which the time of a file may differ from that of its plan."""
 
 
 class Request(Record):
@@ -63,45 +59,6 @@ class Visit(Record):
     """Wall seconds: check, time."""
     parts: dict[str, float] = Field(default_factory=dict)
     """The same seconds by what was done in them, with commands of the runner."""
-
-
-class FileTiming(Record):
-    """Time of the candidate's file against that of its plan on one workload, by the judge's host clock, one call at a
-    time in alternation; launch overhead is in both."""
-
-    workload: str
-    file_seconds: float = Field(gt=0)
-    plan_seconds: float = Field(gt=0)
-    """Medians over the blocks."""
-    log_ratio: float
-    """log(plan / file): above zero where the file is faster."""
-    half_width: float = Field(ge=0)
-    """Of the interval round `log_ratio`."""
-    graphs: bool
-    """Both ran as CUDA graphs; otherwise both ran eagerly, and the Python of the file is in its time."""
-
-    @property
-    def within(self) -> bool:
-        """The file takes the time of its plan, within `FILE_MARGIN`."""
-        return abs(self.log_ratio) <= FILE_MARGIN
-
-
-class FileRun(Record):
-    """How the candidate's own file behaves beside its plan, live, on the same fresh inputs."""
-
-    outputs: Literal["bitwise", "yardstick", "different", "failed"]
-    """`yardstick`: not bit by bit, and right by the rules of correctness. `different`: not right. `failed`: it gave
-    none."""
-    reason: str = ""
-    """One sentence where it is `different` or `failed`, or has no times."""
-    timings: tuple[FileTiming, ...] = ()
-    seconds: float = Field(ge=0)
-
-    @property
-    def agrees(self) -> bool:
-        """The file does what its plan does, in the same time. Otherwise the plan is what ships."""
-        same = self.outputs in ("bitwise", "yardstick")
-        return same and bool(self.timings) and all(t.within for t in self.timings)
 
 
 class Fault(Record):
