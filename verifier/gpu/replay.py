@@ -169,8 +169,12 @@ class Replayer:
             self._memory.drop(storage)
 
     def _begin(self) -> None:
-        """Forgets what the last run made, so that library results stay where the library puts them."""
+        """Forgets what the last run made, so that library results stay where the library puts them; streams that
+        forward seeds start anew."""
         self.relaid = 0
+        for i, stream in enumerate(self.program.generators):
+            if stream.each_call:
+                self._random[i] = self._seeded(stream, 0)
         for i, storage in enumerate(self.program.storages):
             if storage.origin == "forward":
                 self._memory.drop(i)

@@ -60,9 +60,11 @@ def _hidden(module: torch.nn.Module) -> set[str]:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """The counted call: where its steps start, its input tensors in leaf order and what it returned."""
+    """The counted call: where its steps and random streams start, its inputs in leaf order and what it returned."""
 
     start: int
+    streams: int
+    """Random streams that are older than the call."""
     inputs: Sequence[torch.Tensor]
     output: Any
     live_names: dict[int, str]
@@ -105,7 +107,7 @@ def build(recorder: Recorder, workload: str, named: Sequence[Named], call: Call)
         "mutated_inputs": [i for i, t in enumerate(call.inputs) if recorder.storage(t).id in written],
         "restore": sorted(numbering.storage(s) for s in live & written),
     }
-    program["generators"] = numbering.generators()
+    program["generators"] = numbering.generators(call.streams)
     made = {s for step in setup for s in step.fresh}
     program |= numbering.tables(_origins(recorder, forward, made, input_storages, {n.storage for n in names}))
     return program
@@ -258,9 +260,10 @@ class _Numbering:
                 alternative["before"] = [self.step(s) for s in old["before"]]
         return made
 
-    def generators(self) -> list[dict[str, Any]]:
-        """The random streams that the numbered steps draw from."""
-        return [self._recorder.streams.entries[old] for old in self._streams]
+    def generators(self, older: int) -> list[dict[str, Any]]:
+        """The random streams that the numbered steps draw from; the first `older` are not the counted call's own."""
+        entries = self._recorder.streams.entries
+        return [{**entries[old], "each_call": old >= older} for old in self._streams]
 
     def tables(self, origins: dict[int, str]) -> dict[str, Any]:
         records = self._recorder.space.records

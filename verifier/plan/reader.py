@@ -150,6 +150,8 @@ class _ProgramCheck:
         for name, parameter in p.parameters.items():
             self._has(parameter.value, f"parameter {name!r}")
             _require(parameter.ready <= len(p.setup), f"parameter {name!r}: ready is past the set-up")
+        for stream in p.generators:
+            _require(not stream.each_call or stream.seed is not None, "forward starts a stream without a seed")
         for constant in p.constants:
             self._constant(constant)
         with_data = {c.storage for c in p.constants}

@@ -210,6 +210,8 @@ class Generator(Part):
 
     device: Literal["cuda", "cpu"]
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)] | None
+    each_call: bool = False
+    """`forward` itself seeds it: every call starts it anew. Else it goes on from call to call."""
 
 
 class Constant(Part):

@@ -144,7 +144,7 @@ def _trace_workload(session: Session, module: types.ModuleType, workload: dict[s
     threads = threading.active_count()
     recorder.enter("call")
     _forward(recorder, model, workload, "earlier_input")
-    start = recorder.mark()
+    start, streams = recorder.mark(), len(recorder.streams.entries)
     recorder.enter("plan")
     live = {n.storage: n.name for n in program.named_tensors(recorder, model)}
     inputs, output = _forward(recorder, model, workload, "input")
@@ -154,7 +154,7 @@ def _trace_workload(session: Session, module: types.ModuleType, workload: dict[s
             "background-thread",
             "forward leaves a thread running; its work is not part of the plan",
         )
-    call = program.Call(start, inputs, output, live)
+    call = program.Call(start, streams, inputs, output, live)
     made = program.build(recorder, str(workload["name"]), named, call)
     for tensor in inputs:  # a later workload that still needs them is using an earlier call's inputs
         recorder.storage(tensor).origin = "earlier_input"

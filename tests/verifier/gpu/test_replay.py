@@ -105,6 +105,13 @@ class ModelNew(nn.Module):
         w = torch.tensor([[1.5, -2.0]] * 6, device=x.device)
         return torch.relu(x @ w), torch.zeros(2, 3, device=x.device, dtype=torch.int64)
 """,
+    "a seed and a generator in forward": """
+class ModelNew(nn.Module):
+    def forward(self, x):
+        torch.manual_seed(7)
+        g = torch.Generator().manual_seed(3)
+        return x + torch.rand(8, 6).to(x.device), x + torch.rand(8, 6, generator=g).to(x.device)
+""",
     "channels last": """
 class ModelNew(nn.Module):
     def __init__(self):

@@ -22,7 +22,7 @@ import torch
 
 from verifier.interpreter.device import CpuAsCuda, patch
 from verifier.plan.arguments import Arg, PointerArg
-from verifier.plan.schema import AtenStep, LaunchStep, Plan, Program
+from verifier.plan.schema import AtenStep, Generator, LaunchStep, Plan, Program
 from verifier.specs import build, dtype_of, leaves, span
 from verifier.target import get_target
 
@@ -59,8 +59,7 @@ class CpuProgram:
     def __init__(self, plan: Plan, program: Program, state: Mapping[str, torch.Tensor]) -> None:
         self._plan, self._program, self._state = plan, program, state
         self._memory: dict[int, torch.UntypedStorage] = {}
-        self._random = [torch.Generator().manual_seed(SEED if g.seed is None else g.seed).get_state()
-                        for g in program.generators]  # fmt: skip
+        self._random = list(map(_seeded, program.generators))
         constants = {c.storage: base64.b64decode(c.data) for c in program.constants}
         for i, storage in enumerate(program.storages):
             if storage.origin in ("parameter", "constant", "scratch", "input", "earlier_input"):
@@ -86,6 +85,8 @@ class CpuProgram:
         for _ in range(2):  # the second run shows what is not restored
             for i, content in saved.items():
                 self._bytes(i).copy_(content)
+            for i, stream in enumerate(self._program.generators):
+                self._random[i] = _seeded(stream) if stream.each_call else self._random[i]
             for step in self._program.forward:
                 self._step(step)
             outputs = [self.view(v).clone() for v in self._program.output_values()]
@@ -159,6 +160,11 @@ class CpuProgram:
             case "float":
                 return float(arg.v)
         return arg.v
+
+
+def _seeded(stream: Generator) -> torch.Tensor:
+    """State of a stream before its first number."""
+    return torch.Generator().manual_seed(SEED if stream.seed is None else stream.seed).get_state()
 
 
 def _poisoned(size: int) -> torch.UntypedStorage:
