@@ -21,12 +21,11 @@ class PlanFile:
         return {n[6:-5] for n in self._members() if n.startswith("plans/")}
 
     def add(self, name: str, plan: Mapping[str, Any], blobs: Mapping[str, bytes]) -> None:
-        """Adds a plan and those blobs that a replay needs (no PTX of Triton kernels)."""
-        triton_ptx = {k["ptx"] for k in plan["kernels"].values() if k["language"] == "triton"}
+        """Adds a plan and its blobs."""
         there = self._members()
         with zipfile.ZipFile(self._path, "a", self._how) as archive:
             for blob, data in blobs.items():
-                if blob.removesuffix(".ptx") not in triton_ptx and f"blobs/{blob}" not in there:
+                if f"blobs/{blob}" not in there:
                     archive.writestr(f"blobs/{blob}", data)
             archive.writestr(f"plans/{name}.json", json.dumps(plan))
 
@@ -35,10 +34,8 @@ class PlanFile:
         with zipfile.ZipFile(self._path) as archive:
             plan = json.loads(archive.read(f"plans/{name}.json"))
             kernels = plan["kernels"].values()
-            wanted = [f"{k['cubin']}.cubin" for k in kernels]
-            wanted += [f"{k['ttir']}.ttir" for k in kernels if k["ttir"]]
-            wanted += [f"{k['ptx']}.ptx" for k in kernels if k["language"] != "triton"]
-            return plan, {blob: archive.read(f"blobs/{blob}") for blob in set(wanted)}
+            wanted = {f"{k[kind]}.{kind}" for k in kernels for kind in ("cubin", "ttir", "ptx") if k[kind]}
+            return plan, {blob: archive.read(f"blobs/{blob}") for blob in wanted}
 
     def _members(self) -> set[str]:
         if not self._path.exists():

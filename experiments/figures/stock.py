@@ -13,7 +13,7 @@ import pickle
 import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.figures.base import Book, Clock, Lab, Line, Row, Traced, say
@@ -22,10 +22,8 @@ from experiments.suites import problem_paths, resolve
 from tools.models.sampler import genome, mistakes
 from tools.models.sampler.render import render
 from tools.models.sampler.task import Task, read_task
-from verifier.bench import CompileStage
 from verifier.candidate import Candidate
 from verifier.errors import UsageError
-from verifier.judge import Kept
 from verifier.plan.schema import Plan
 from verifier.problem import Problem
 
@@ -134,17 +132,9 @@ def _make(lab: Lab, problem: Problem, number: int, plant: bool, clock: Clock, se
         stage = lab.judge(problem).compile(Candidate(source=source))
         if stage.status is None and stage.report.plan not in seen and fits(stage.handle.plan):
             seen.add(stage.report.plan or "")
-            return Item(number, Traced(problem, _lighter(stage)), planted)
+            return Item(number, Traced(problem, stage), planted)
     say(f"no candidate {number} for {problem.name}")
     return None
-
-
-def _lighter(stage: CompileStage) -> CompileStage:
-    """Without the PTX of Triton kernels, which no replay reads."""
-    kept: Kept = stage.handle
-    unread = {f"{k['ptx']}.ptx" for k in kept.plan_json["kernels"].values() if k["language"] == "triton"}
-    blobs = {name: data for name, data in kept.blobs.items() if name not in unread}
-    return stage.model_copy(update={"handle": replace(kept, blobs=blobs)})
 
 
 def fits(plan: Plan) -> bool:

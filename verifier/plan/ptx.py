@@ -66,6 +66,11 @@ class _Flow:
         return frozenset().union(*found)
 
 
+def defines(text: str, kernel: str) -> bool:
+    """Whether the text has an entry of this name."""
+    return any(m.group(1) == kernel for m in _ENTRY.finditer(_COMMENT.sub("", text)))
+
+
 def parameters(text: str, kernel: str) -> tuple[PtxParam, ...] | None:
     """Parameters of an entry in order, None when the text has no such entry or it is too long to follow."""
     text = _COMMENT.sub("", text)

@@ -46,7 +46,8 @@ class PlanError(ValueError):
 
 
 def read_plan(value: object, blobs: Mapping[str, bytes]) -> Plan:
-    """The checked plan. `value` is the plan's JSON value; `blobs` must hold every kernel's cubin and TTIR."""
+    """The checked plan. `value` is the plan's JSON value; `blobs` must hold every kernel's cubin and PTX, and the TTIR
+    of Triton's."""
     try:
         text = json.dumps(value, allow_nan=False)
         if len(text) > MAX_PLAN_BYTES:
@@ -99,9 +100,12 @@ def _check_kernel(sha: str, image: KernelImage, blobs: Mapping[str, bytes], targ
         return
     _require(image.ttir is not None, f"kernel {image.name}: no TTIR")
     assert image.ttir is not None
-    cubin, text = _blob(blobs, image.cubin, "cubin"), _blob(blobs, image.ttir, "ttir")
+    cubin = _blob(blobs, image.cubin, "cubin")
+    text, assembly = (
+        _blob(blobs, *named).decode(errors="replace") for named in ((image.ttir, "ttir"), (image.ptx, "ptx"))
+    )
     try:
-        triton_image.check(sha, image, cubin, text.decode(errors="replace"), target)
+        triton_image.check(sha, image, cubin, text, assembly, target)
     except ValueError as wrong:
         raise PlanError(f"kernel {image.name}: {wrong}") from None
 

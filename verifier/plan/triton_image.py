@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from verifier.plan import abi_sizes, cuda_abi, elf, ttir
+from verifier.plan import abi_sizes, cuda_abi, elf, ptx, ttir
 from verifier.plan.schema import KernelImage
 from verifier.target import Target
 
@@ -24,8 +24,11 @@ def key(image: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(named, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def check(found: str, image: KernelImage, cubin: bytes, text: str, target: Target) -> None:
-    """Compares an image with its files and the target; `text` is its TTIR. Raises ValueError with one sentence."""
+def check(found: str, image: KernelImage, cubin: bytes, text: str, assembly: str, target: Target) -> None:
+    """Compares an image with its files and the target; `text` is its TTIR, `assembly` its PTX.
+
+    Raises ValueError with one sentence.
+    """
     kinds = [p.type for p in image.params]
     ranks = [abi_sizes.rank_of(k) for k in kinds if k.startswith("tensordesc")]
     maps = [len(m.block_size) for m in image.tensor_descriptors]
@@ -35,6 +38,7 @@ def check(found: str, image: KernelImage, cubin: bytes, text: str, target: Targe
         f"{image.num_warps} warps are too many": image.num_warps * target.warp_size > target.threads_per_block,
         f"{image.shared} bytes of shared memory are too many": image.shared > target.shared_per_block,
         "the cubin is not an ELF file": not elf.sections(cubin),
+        "its PTX does not define it": not ptx.defines(assembly, image.name),
         "global_bytes differs from its cubin": elf.global_bytes(cubin) != image.global_bytes,
         "the size of a parameter does not fit its type": [p.size for p in image.params]
         != [abi_sizes.param_size(k) for k in kinds],

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from verifier.plan import triton_image
 from verifier.plan.audit import audit
 from verifier.plan.reader import PlanError, read_plan
 from verifier.problem import Problem, Role, Workload
@@ -132,13 +134,25 @@ def test_contradictions_are_named(valid: tuple[dict[str, Any], dict[str, bytes]]
     assert "\n" not in str(caught.value)
 
 
-def test_blobs_must_match_their_names(valid: tuple[dict[str, Any], dict[str, bytes]]) -> None:
+@pytest.mark.parametrize("kind", [".cubin", ".ttir", ".ptx"])
+def test_blobs_must_match_their_names(valid: tuple[dict[str, Any], dict[str, bytes]], kind: str) -> None:
     plan, blobs = valid
-    name = next(n for n in blobs if n.endswith(".cubin"))
+    name = next(n for n in blobs if n.endswith(kind))
     with pytest.raises(PlanError, match="missing"):
         read_plan(plan, {n: b for n, b in blobs.items() if n != name})
     with pytest.raises(PlanError, match="does not match"):
         read_plan(plan, {**blobs, name: blobs[name] + b"x"})
+
+
+def test_the_assembly_must_define_its_kernel(valid: tuple[dict[str, Any], dict[str, bytes]]) -> None:
+    """The audit looks for what device code may not do there: another kernel's text would show it nothing."""
+    plan, blobs = copy.deepcopy(valid[0]), dict(valid[1])
+    other = b".visible .entry innocent() { ret; }"
+    (image,) = plan["kernels"].values()
+    image["ptx"] = hashlib.sha256(other).hexdigest()
+    plan = json.loads(json.dumps(plan).replace(next(iter(plan["kernels"])), triton_image.key(image)))
+    with pytest.raises(PlanError, match="PTX does not define it"):
+        read_plan(plan, {**blobs, f"{image['ptx']}.ptx": other})
 
 
 @pytest.mark.parametrize("value", [None, [], "plan", 1, {}, {"format": 2}, {"a": {"b": [[[]]]}}, object()])
