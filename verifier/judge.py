@@ -39,8 +39,10 @@ from verifier.interpreter.gate import (
     run_reference,
 )
 from verifier.loader import read_inspection, render
+from verifier.plan import twice
 from verifier.plan.agreement import difference, read_calls, untested
 from verifier.plan.audit import audit, library_steps
+from verifier.plan.disguise import NAME, Disguise
 from verifier.plan.reader import PlanError, read_plan
 from verifier.plan.schema import Plan
 from verifier.plan.triton_versions import version_findings
@@ -210,9 +212,11 @@ class Judge:
             return self._refused(clock, status or Status.REJECTED, findings)
         if any(f.severity == "error" for f in findings):
             return self._compiled(candidate, clock, job, plan, findings, _Profiled((), (), (), ()))
-        with _timed(clock, "profile"):
+        with _timed(clock, "profile"), ThreadPoolExecutor(1) as beside:
+            second = beside.submit(self._second_trace, candidate.source, job)
             profiled = self._profile(job)
-        return self._compiled(candidate, clock, job, plan, (*profiled.shortfalls, *findings), profiled)
+            findings = (*profiled.shortfalls, *second.result(), *findings)
+        return self._compiled(candidate, clock, job, plan, findings, profiled)
 
     def test(self, stage: CompileStage) -> TestStage:
         """The interpreter gate."""
@@ -332,9 +336,26 @@ class Judge:
             raise SandboxError(f"the trusted job {job} ended with {result.outcome}: {result.error}")
         return result
 
-    def _trace(self, source: str, filename: str, name: str, workloads: list[dict[str, Any]]) -> JobResult:
+    def _second_trace(self, source: str, first: JobResult) -> tuple[Diagnostic, ...]:
+        """What a trace under another disguise says that `first` does not."""
+
+        def traced(number: int) -> twice.Outcome:
+            job = self._trace(source, "candidate.py", "ModelNew", self._arguments or [], number)
+            return _outcome(job, Disguise.of(number).name)
+
+        second = traced(1 + secrets.randbits(62))
+        if second.ended.startswith("timeout"):  # the machine was busy: that says nothing of the file
+            message = "a second trace did not end in time, so a branch on the tracer would not be seen"
+            return (Diagnostic(severity="warning", code="not-compared", message=message),)
+        found = twice.compare(_outcome(first, NAME), second, lambda: traced(0), source)
+        return () if found is None else (found,)
+
+    def _trace(
+        self, source: str, filename: str, name: str, workloads: list[dict[str, Any]], disguise: int = 0
+    ) -> JobResult:
         payload = {
             "source": source, "filename": filename, "class": name, "target": self.target, "workloads": workloads,
+            "disguise": disguise,
         }  # fmt: skip
         return self._zygotes.compile.run(TRACE_JOB, payload, limits=TRACE)
 
@@ -491,6 +512,19 @@ def _read_trace(job: JobResult) -> tuple[Status | None, tuple[Diagnostic, ...], 
     if status in (Status.CORRECT, Status.UNTESTED):
         raise ValueError(f"a trace cannot end as {status}")
     return status, found, None
+
+
+def _outcome(job: JobResult, name: str) -> twice.Outcome:
+    """A trace as `twice` wants it. A plan that cannot be read is an end of its own."""
+    try:
+        status, found, plan = (_DEATHS[job.outcome], (_death(job),), None) if job.outcome != "ok" else _read_trace(job)
+    except (PlanError, ValueError, KeyError, TypeError) as forged:
+        return twice.Outcome(None, {}, name, f"malformed: {forged}")
+    if plan is not None:
+        return twice.Outcome(job.value["plan"], job.blobs, name)
+    first = next((f for f in found if f.severity == "error"), None)
+    said = f"{status}: {first.message}" if first else str(status)
+    return twice.Outcome(None, {}, name, said, first.line if first else None)
 
 
 def _death(job: JobResult) -> Diagnostic:

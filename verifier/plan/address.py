@@ -15,11 +15,8 @@ from typing import Any
 import torch
 
 ALIGNMENT = 512
-GAP = 1 << 20
-FIRST = 0x7A5C_0000_0000
-"""An improbable start, so that an integer argument that points into the space is known to be an address."""
 SPAN = 0x0400_0000_0000_0000
-"""Addresses lie in [FIRST, FIRST + SPAN)."""
+"""Bytes from the first address to where no address lies any more."""
 
 
 @dataclass(slots=True)
@@ -39,11 +36,13 @@ class AddressSpace:
     """Storages by identity and by address. Keeps every storage alive, so that an identity is never used
     twice."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int, gap: int) -> None:
+        """`first` is the first address, `gap` the bytes between two storages."""
         self.records: list[StorageRecord] = []
         self._by_handle: dict[int, StorageRecord] = {}
         self._bases: list[int] = []
-        self._next = FIRST
+        self._first, self._gap = first, gap
+        self._next = first
 
     def known(self, tensor: torch.Tensor) -> bool:
         return tensor.untyped_storage()._cdata in self._by_handle
@@ -59,7 +58,7 @@ class AddressSpace:
         self.records.append(made)
         self._by_handle[storage._cdata] = made
         self._bases.append(made.base)
-        self._next += -(-(nbytes + GAP) // ALIGNMENT) * ALIGNMENT
+        self._next += -(-(nbytes + self._gap) // ALIGNMENT) * ALIGNMENT
         return made
 
     def address(self, tensor: torch.Tensor, origin: str) -> int:
@@ -68,10 +67,9 @@ class AddressSpace:
             return 0
         return self.record(tensor, origin).base + int(tensor.storage_offset()) * tensor.element_size()
 
-    @staticmethod
-    def contains(number: int) -> bool:
+    def contains(self, number: int) -> bool:
         """Whether an integer can only be an address of this space."""
-        return FIRST <= number < FIRST + SPAN
+        return self._first <= number < self._first + SPAN
 
     def resolve(self, address: int) -> tuple[StorageRecord, int] | None:
         """Storage and byte offset that an address means; None outside every storage."""

@@ -65,11 +65,11 @@ class Utils:
 class OfflineDriver(GPUDriver):  # type: ignore[misc]
     """A driver whose launcher records. `set_active` makes Triton use it."""
 
-    def __init__(self, target: Target, launcher: type) -> None:
+    def __init__(self, target: Target, launcher: type, stream: int) -> None:
         self._target = target
         self.utils = Utils(target)
         self.launcher_cls = launcher
-        self.get_current_stream = lambda _device=None: 0
+        self.get_current_stream = lambda _device=None: stream
         self.get_current_device = lambda: 0
         self.set_current_device = lambda _device: None
         self.get_device_capability = lambda _device=None: self.utils.get_device_capability()
@@ -135,7 +135,8 @@ def install(target: Target, recorder: Recorder) -> Kernels:
     """Makes Triton record into `recorder`. Failures of the JIT are kept there, in case the candidate swallows
     them."""
     kernels = Kernels()
-    triton.runtime.driver.set_active(OfflineDriver(target, _launcher(target, recorder, kernels)))
+    launcher = _launcher(target, recorder, kernels)
+    triton.runtime.driver.set_active(OfflineDriver(target, launcher, recorder.disguise.stream))
     construct = CompiledKernel.__init__
     run_jit = JITFunction.run
 
@@ -153,10 +154,11 @@ def install(target: Target, recorder: Recorder) -> Kernels:
             raise
 
     def bench_once(call: Callable[[], Any], *_args: object, quantiles: Any = None, **_kwargs: object) -> Any:
-        """Stands for triton.testing.do_bench: one call, a made-up time of 1 ms."""
-        recorder.note("warning", "own-timing", "the file times kernels by itself; in a trace, each takes 1 ms")
+        """Stands for triton.testing.do_bench: one call, a made-up time."""
+        recorder.note("warning", "own-timing", "the file times kernels by itself; in a trace, all take equally long")
         call()
-        return [1.0] * len(quantiles) if quantiles else 1.0
+        took = recorder.disguise.milliseconds
+        return [took] * len(quantiles) if quantiles else took
 
     CompiledKernel.__init__ = constructed
     JITFunction.run = run_noted

@@ -2,8 +2,7 @@
 fake.
 
 `install` changes torch in this process for good; it runs in a forked child that dies after its job. What it
-does not imitate: more than one device, memory that runs out, events that take time (every elapsed time is 1
-ms).
+does not imitate: more than one device, memory that runs out, events that take time (all take equally long).
 """
 
 from __future__ import annotations
@@ -29,6 +28,8 @@ CUDA0 = torch.device("cuda", 0)
 class FakeEvent:
     """torch.cuda.Event: never waits."""
 
+    milliseconds = 1.0
+
     def __init__(self, *_args: object, **_kwargs: object) -> None:
         self.cuda_event = 0
 
@@ -39,7 +40,7 @@ class FakeEvent:
         return True
 
     def elapsed_time(self, _end: object) -> float:
-        return 1.0
+        return self.milliseconds
 
 
 class FakeStream:
@@ -67,7 +68,7 @@ class FakeStream:
         return True
 
     def __cuda_stream__(self) -> tuple[int, int]:
-        return 0, 0
+        return 0, self.cuda_stream
 
 
 class _Nothing(contextlib.ContextDecorator):
@@ -121,7 +122,10 @@ def _graph_classes(recorder: Recorder) -> tuple[type, type]:
 
 
 def _cuda_answers(target: Target, recorder: Recorder) -> dict[str, Any]:
+    disguise = recorder.disguise
     props = torch_properties(target)
+    props.uuid = disguise.uuid
+    FakeStream.cuda_stream, FakeEvent.milliseconds = disguise.stream, disguise.milliseconds
     capability = (props.major, props.minor)
     graph, graph_context = _graph_classes(recorder)
     zero = ("memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved")
@@ -129,7 +133,7 @@ def _cuda_answers(target: Target, recorder: Recorder) -> dict[str, Any]:
                "reset_peak_memory_stats", "set_stream", "set_per_process_memory_fraction",
                "reset_max_memory_allocated", "cudart", "nvtx")  # fmt: skip
     answers: dict[str, Any] = {name: _silent for name in nothing if name != "nvtx"}
-    answers |= {name: lambda *_a, **_k: 0 for name in zero}
+    answers |= {name: lambda *_a, **_k: disguise.used for name in zero}
     answers |= {
         "is_available": lambda: True, "is_initialized": lambda: True, "device_count": lambda: 1,
         "current_device": lambda: 0, "get_device_properties": lambda *_a: props,
@@ -137,7 +141,8 @@ def _cuda_answers(target: Target, recorder: Recorder) -> dict[str, Any]:
         "current_stream": lambda *_a: FakeStream(), "default_stream": lambda *_a: FakeStream(),
         "stream": _Nothing, "device": _Nothing, "device_of": _Nothing, "Event": FakeEvent,
         "Stream": FakeStream,
-        "ExternalStream": FakeStream, "mem_get_info": lambda *_a: (target.total_memory, target.total_memory),
+        "ExternalStream": FakeStream,
+        "mem_get_info": lambda *_a: (target.total_memory - disguise.used, target.total_memory),
         "is_bf16_supported": lambda *_a, **_k: True, "CUDAGraph": graph, "graph": graph_context,
         "is_current_stream_capturing": lambda: False, "graph_pool_handle": lambda: (0, 0),
         "make_graphed_callables": lambda callables, *_a, **_k: callables,
@@ -184,7 +189,7 @@ def install(target: Target, recorder: Recorder) -> None:
     _replace(torch.cuda, **_cuda_answers(target, recorder))
     torch.version.cuda = torch.version.cuda or "13.0"
     if not hasattr(torch._C, "_cuda_getCurrentRawStream"):
-        _replace(torch._C, _cuda_getCurrentRawStream=lambda _device: 0)
+        _replace(torch._C, _cuda_getCurrentRawStream=lambda _device: recorder.disguise.stream)
     _replace(FakeTensorMode, avoid_device_init=property(lambda _self: True))
     if hasattr(fake_tensor, "init_gpu_context"):
         _replace(fake_tensor, init_gpu_context=_silent)

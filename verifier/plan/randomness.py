@@ -30,9 +30,9 @@ class Streams:
         self.draws.append(0)
         return len(self.entries) - 1
 
-    def restart(self) -> None:
-        """The caller seeds, before a constructor."""
-        torch.default_generator.manual_seed(0)
+    def restart(self, seed: int) -> None:
+        """The caller seeds, before a constructor. A file that asks is told `seed`."""
+        torch.default_generator.manual_seed(seed)
         self.default = {"cpu": self.start("cpu", None), "cuda": self.start("cuda", None)}
 
     def draw(self, generator: Any, device: str) -> int:

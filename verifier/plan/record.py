@@ -33,6 +33,7 @@ from verifier.plan import ops, roles, settings, shapes
 from verifier.plan.address import AddressSpace, StorageRecord
 from verifier.plan.calllog import CallLog
 from verifier.plan.custom import CustomOperators
+from verifier.plan.disguise import Disguise
 from verifier.plan.randomness import Streams, marker
 from verifier.specs import DTYPES, dtype_name
 
@@ -62,11 +63,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records one traced file. `phase` is import, init, move, call (an earlier call) or plan (the call that
     counts)."""
 
-    def __init__(self, fake: FakeTensorMode, filename: str) -> None:
+    def __init__(self, fake: FakeTensorMode, filename: str, disguise: Disguise | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.fake = fake
         self.filename = filename
-        self.space = AddressSpace()
+        self.disguise = disguise or Disguise()
+        self.space = AddressSpace(self.disguise.first, self.disguise.gap)
         self.steps: list[Step] = []
         self.values: list[dict[str, Any]] = []
         self.flags: list[dict[str, Any]] = []

@@ -28,6 +28,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from verifier.plan import cuda_host, driver, fakecuda, program
 from verifier.plan.diagnose import diagnostic, explain
+from verifier.plan.disguise import Disguise
 from verifier.plan.record import Recorder, Untraceable
 from verifier.specs import build, leaves
 from verifier.target import Target, get_target
@@ -55,21 +56,23 @@ def trace_job(
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Entry point; see the package's contract for payload and result. The plan is null unless status is ok.
 
+    `"disguise": N` traces under that disguise, which has a file name of its own.
     A workload with `"log": true` fills `calls`: what its two calls do, for `agreement.py`.
     """
     source, target = str(payload["source"]), get_target(str(payload["target"]))
-    filename = Path(str(payload["filename"])).name
-    os.chdir(workdir)
+    disguise = Disguise.of(int(payload.get("disguise", 0)))
+    filename = f"{disguise.name}.py" if disguise.other else Path(str(payload["filename"])).name
+    workdir = disguise.wear(workdir)
     Path(filename).write_text(source, encoding="utf-8")
     os.environ["TRITON_DEFAULT_FP_FUSION"] = "1"  # pinned: the default changes with Triton 3.10
-    os.environ["TRITON_CACHE_DIR"] = str(Path(workdir) / "triton")
+    os.environ["TRITON_CACHE_DIR"] = str(workdir / "triton")
     fake = fakecuda.fake_mode()
-    recorder = Recorder(fake, filename)
+    recorder = Recorder(fake, filename, disguise)
     fakecuda.install(target, recorder)
     session = Session(source, filename, str(payload["class"]), recorder, fake)
     kernels = driver.install(target, recorder)
     cuda_host.install(target, recorder, kernels)
-    with _stderr_file(Path(workdir)) as stderr:
+    with _stderr_file(workdir) as stderr:
         status, diagnostics, programs = _guarded(session, payload["workloads"], stderr)
     if status != "ok":
         return {"status": status, "diagnostics": diagnostics, "plan": None}, {}
@@ -119,9 +122,9 @@ def _load(session: Session) -> types.ModuleType:
     code = compile(session.source, session.filename, "exec", dont_inherit=True)
     lines = session.source.splitlines(keepends=True)
     linecache.cache[session.filename] = (len(session.source), None, lines, session.filename)
-    module = types.ModuleType("candidate")
+    module = types.ModuleType(session.recorder.disguise.name)
     module.__file__ = str(Path.cwd() / session.filename)
-    sys.modules["candidate"] = module
+    sys.modules[module.__name__] = module
     sys.setrecursionlimit(RECURSION_LIMIT)
     exec(code, module.__dict__)
     if not isinstance(getattr(module, session.class_name, None), type):
@@ -134,7 +137,7 @@ def _trace_workload(session: Session, module: types.ModuleType, workload: dict[s
     recorder.enter("init")
     init = [_argument(recorder, spec, "setup") for spec in workload["init"]]
     init_kwargs = {k: _argument(recorder, s, "setup") for k, s in workload.get("init_kwargs", {}).items()}
-    recorder.streams.restart()
+    recorder.streams.restart(recorder.disguise.seed)
     model = getattr(module, session.class_name)(*init, **init_kwargs)
     if not isinstance(model, torch.nn.Module):
         raise NoModel(f"`{session.class_name}` is not a torch.nn.Module")
