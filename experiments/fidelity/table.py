@@ -18,10 +18,14 @@ def trace_table(rows: Sequence[Row]) -> Table:
     for folder in dict.fromkeys(row.folder for row in rows):
         mine = [row for row in rows if row.folder == folder]
         made.add_row(folder, "all", "", *_times(mine))
-        for (kind, status, code), _ in Counter((r.kind, r.status, r.code) for r in mine).most_common():
-            same = [r for r in mine if (r.kind, r.status, r.code) == (kind, status, code)]
+        for (kind, status, code), _ in Counter(map(_outcome, mine)).most_common():
+            same = [r for r in mine if _outcome(r) == (kind, status, code)]
             made.add_row("", f"{kind}: {status}", code, *_times(same))
     return made
+
+
+def _outcome(row: Row) -> tuple[str, str, str]:
+    return row.kind, row.status, row.code or row.twice
 
 
 def _times(rows: Sequence[Row]) -> tuple[str, str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -23,7 +24,9 @@ from verifier.errors import ProblemError
 from verifier.interpreter.gate import Runner
 from verifier.judge import COMPILE_PRELOAD, INSPECT_JOB, TRACE, TRACE_JOB
 from verifier.loader import read_inspection
+from verifier.plan import twice
 from verifier.plan.audit import audit, library_steps
+from verifier.plan.disguise import NAME, Disguise
 from verifier.plan.reader import PlanError, read_plan
 from verifier.problem import Problem
 from verifier.sandbox.zygote import JobResult, Zygote
@@ -57,6 +60,8 @@ class Row(Record):
     """Wall seconds of the job: fork, trace, compilation and the way back."""
     launches: int = 0
     library_steps: int = 0
+    twice: str = ""
+    """What a second trace under another disguise found: a finding's code, or empty."""
 
 
 Inspect = Callable[[Problem], Mapping[str, Any]]
@@ -75,21 +80,48 @@ def _where(answer: Answer) -> dict[str, str]:
     return {"folder": answer.folder, "file": answer.path.name, "problem": answer.problem}
 
 
-def examine(zygote: Zygote, answer: Answer, problem: Problem, workload: Mapping[str, Any]) -> Row:
-    """Traces one answer. `workload` is what `inspect_job` said of the problem's arguments."""
-    return trace(zygote, answer, problem, workload)[0]
+def examine(zygote: Runner, answer: Answer, problem: Problem, workload: Mapping[str, Any]) -> Row:
+    """Traces one answer, and a second time under another disguise if nothing is against it. `workload` is what
+    `inspect_job` said of the problem's arguments."""
+    row, job = trace(zygote, answer, problem, workload)
+    if row.status != "ok":
+        return row
+    return row.model_copy(update={"twice": _traced_again(zygote, _payload(answer, problem, workload), job)})
 
 
 def trace(zygote: Runner, answer: Answer, problem: Problem, workload: Mapping[str, Any]) -> tuple[Row, JobResult]:
-    """`examine` with the job itself, whose plan and blobs are worth a look when the row is traced."""
-    source = answer.path.read_text(encoding="utf-8", errors="replace")
-    payload = {
-        "source": source, "filename": "candidate.py", "class": "ModelNew", "target": "sm_90a",
-        "workloads": [{"name": problem.workloads[0].name, **workload}],
-    }  # fmt: skip
+    """One trace, with the job itself, whose plan and blobs are worth a look when the row is traced."""
+    payload = _payload(answer, problem, workload)
     job = zygote.run(TRACE_JOB, payload, limits=TRACE)
-    row = Row.model_validate({**_where(answer), "seconds": job.seconds, **_judged(job, problem, source)})
-    return row, job
+    judged = _judged(job, problem, payload["source"])
+    return Row.model_validate({**_where(answer), "seconds": job.seconds, **judged}), job
+
+
+def _payload(answer: Answer, problem: Problem, workload: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "source": answer.path.read_text(encoding="utf-8", errors="replace"), "filename": "candidate.py",
+        "class": "ModelNew", "target": "sm_90a", "workloads": [{"name": problem.workloads[0].name, **workload}],
+    }  # fmt: skip
+
+
+def _traced_again(zygote: Runner, payload: Mapping[str, Any], first: JobResult) -> str:
+    """Code of the finding of a second trace, empty when the plans are equal."""
+
+    def traced(number: int) -> twice.Outcome:
+        job = zygote.run(TRACE_JOB, {**payload, "disguise": number}, limits=TRACE)
+        return _outcome(job, Disguise.of(number).name)
+
+    found = twice.compare(_outcome(first, NAME), traced(1 + secrets.randbits(62)), lambda: traced(0), payload["source"])
+    if found is not None:
+        print(f"traced twice: {found.message} (line {found.line})", file=sys.stderr)
+    return "" if found is None else found.code
+
+
+def _outcome(job: JobResult, name: str) -> twice.Outcome:
+    if job.outcome == "ok" and job.value["status"] == "ok":
+        return twice.Outcome(job.value["plan"], job.blobs, name)
+    said = f"{job.value['status']}: {job.value['diagnostics'][0]['message']}" if job.outcome == "ok" else job.outcome
+    return twice.Outcome(None, {}, name, said)
 
 
 def _judged(job: JobResult, problem: Problem, source: str) -> dict[str, Any]:
