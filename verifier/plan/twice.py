@@ -24,11 +24,13 @@ from verifier.verdict import Diagnostic
 CONTROLS = 3
 """Further traces in the first disguise before a difference counts as a branch."""
 MAX_DIFFERENCES = 2000
-_CODE = (".text", ".nv.info", ".nv.constant", ".nv.global", ".nv.shared", ".rel")
+_CODE = (".text", ".nv.info", ".nv.constant", ".nv.global", ".nv.shared", ".rel.text", ".rela.text")
 """Sections of a cubin that say what a kernel does."""
 _IN_BLOBS = ("cubin", "ttir", "ptx", "line", "num_stages")
 _TABLES = ("output", "inputs", "mutated", "mutated_inputs", "restore", "generators", "parameters", "storages", "values",
            "constants")  # fmt: skip
+
+_STRUCTURE = ("length", "keys", "kind", "op", "kernel")
 
 Path = tuple[str | int, ...]
 
@@ -164,8 +166,8 @@ def _nested(one: list[Any], other: list[Any]) -> bool:
 
 
 def _explained(path: Path, by_chance: list[Path]) -> bool:
-    """Whether chance alone changes the same place; where it changes how many steps there are, all that follows."""
-    return any(p in (path, ("ended",)) or (p[-1] == "length" and p[:2] == path[:2]) for p in by_chance)
+    """Whether chance alone changes the same place; where it changes what the steps are, any place of the program."""
+    return any(p in (path, ("ended",)) or (p[-1] in _STRUCTURE and p[:2] == path[:2]) for p in by_chance)
 
 
 def _told(first: Outcome, second: Outcome, path: Path) -> tuple[int | None, str]:

@@ -105,11 +105,12 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Traced]:
 
     def run(body: str, inputs: list[Any] | None = None, init: list[Any] | None = None, *,
     prelude: str = PRELUDE,
-            name: str = "ModelNew", workloads: int = 1, target: str = "h200") -> Traced:  # fmt: skip
+            name: str = "ModelNew", workloads: int = 1, target: str = "h200",
+            disguise: int = 0) -> Traced:  # fmt: skip
         source = prelude + body
         one = {"init": init or [], "init_kwargs": {}, "inputs": inputs or [tensor(64, 1024)]}
         payload = {"source": source, "filename": "candidate.py", "class": name, "target": target,
-                   "workloads": [{"name": f"w{i}", **one} for i in range(workloads)]}  # fmt: skip
+                   "disguise": disguise, "workloads": [{"name": f"w{i}", **one} for i in range(workloads)]}  # fmt: skip
         answer, error = run_forked(payload, cache)
         if answer is None:
             return Traced("crash", [], None, {}, source, error)
