@@ -237,6 +237,12 @@ class Ledger:
         if self._is_open(key):
             self._do({"t": "settle", "key": key, "actual": _dump(actual)})
 
+    def settle_in(self, event: Event, actuals: Mapping[str, Charge]) -> None:
+        """Records `event`, and in the same line what those of `actuals` come to that are open: one is not without the
+        other, whenever the run is killed."""
+        due = {key: _dump(actual) for key, actual in actuals.items() if key in self.open}
+        self._do(event | ({"settles": due} if due else {}))
+
     def refund(self, key: str, reason: str) -> None:
         """Releases the hold of `key`: the infrastructure failed, nothing is charged."""
         if self._is_open(key):
@@ -248,7 +254,9 @@ class Ledger:
             self._do({"t": "lost", "key": key, "reason": reason})
 
     def apply(self, event: Mapping[str, Any]) -> None:
-        """Takes one recorded event; events of other kinds are not the ledger's."""
+        """Takes one recorded event; of other kinds only what they settle is the ledger's."""
+        for settled, actual in event.get("settles", {}).items():
+            self._close(settled, "settle", Charge.model_validate(actual))
         kind, key = event["t"], event.get("key", "")
         if kind == "reserve":
             self.open.pop(event.get("hold", ""), None)

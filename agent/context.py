@@ -11,9 +11,16 @@ from agent.history import Attempt, History
 from agent.judging import Judge
 from agent.prompting import Prompts
 from agent.run_folder import RunFolder
+from tools.metering import Charge
 from tools.models.gateway import Gateway
+from verifier.bench import CONFIRM_SECONDS, VISIT_SECONDS
 from verifier.candidate import Candidate
 from verifier.errors import UsageError
+
+VERDICT, EXAMINE, ANEW = "gpu", "examine", "anew"
+"""What GPU seconds are held for, the last part of a reservation's key: the visits of a verdict, a closer look at a new
+best, a verdict anew.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +38,24 @@ class Context:
     """Appends an event to the journal and applies it."""
     progress: Callable[[str, str], None]
     """Tells a live view that an attempt entered a node."""
+
+    def hold_gpu(self, request: str) -> None:
+        """Reserves the GPU seconds of the verdict on one turn, where the run measures. Raises BudgetExhausted."""
+        if self.judge.measures:
+            self.ledger.reserve(f"{request}/{VERDICT}", Charge(gpu_seconds=VISIT_SECONDS + CONFIRM_SECONDS))
+
+    def free_gpu(self, request: str) -> None:
+        """Gives back what is still held for a verdict that nobody asked for."""
+        if (key := f"{request}/{VERDICT}") in self.ledger.open:
+            self.ledger.settle(key, Charge())
+
+    def settle_gpu(self, event: dict[str, Any], owner: str, request: str) -> None:
+        """Records a judged turn with the GPU seconds that `owner` leased for it, and closes what was held for them."""
+        spent = self.judge.take_seconds(owner)
+        verdict = Charge(gpu_seconds=sum(seconds for call, seconds in spent.items() if call != EXAMINE))
+        looked = Charge(gpu_seconds=spent.get(EXAMINE, 0.0))
+        actuals = {VERDICT: verdict, ANEW: verdict, EXAMINE: looked}
+        self.ledger.settle_in(event | {"gpu": spent}, {f"{request}/{part}": spent for part, spent in actuals.items()})
 
     def attempt(self, name: str) -> Attempt:
         return self.history.attempts[name]

@@ -2,11 +2,13 @@
 numbers, ranked.
 
 The text is the same for equal verdicts: no wall times, so that a recorded run can be replayed answer for
-answer. Workloads in `hidden` (the held-out ones) never show. Codes of findings stand in square brackets.
+answer. Workloads in `hidden` (the held-out ones) never show, and nothing that only our machinery could not do. Codes of
+findings stand in square brackets.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 from verifier.timing import WorkloadTiming
@@ -15,16 +17,19 @@ from verifier.verdict import Diagnostic, Estimate, KernelReport, OutputCheck, St
 LIMIT = 4000
 """Bytes of a feedback text, at most."""
 _FILE = "candidate.py"
+_OURS = frozenset({"not-examined", "not-confirmed", "not-on-gpu"})
+"""Codes of findings that say what a tool or a device could not do."""
 
 
 def feedback(verdict: Verdict, *, hidden: frozenset[str] = frozenset()) -> str:
     """The feedback text, at most `LIMIT` bytes."""
-    lines = [f"Status: {verdict.status}. {verdict.reason}".rstrip()]
-    lines += _findings((d for d in verdict.diagnostics if not _names(d, hidden)), 6)
+    lines = [f"Status: {verdict.status}. {_masked(verdict.reason, hidden)}".rstrip()]
+    lines += _findings((d for d in verdict.diagnostics if not _names(d, hidden) and d.code not in _OURS), 6)
     if verdict.test is not None:
         checks = [c for c in verdict.test.checks if c.workload not in hidden]
         lines += _errors(checks)
-        lines += _findings((d for d in verdict.test.findings if d not in verdict.diagnostics), 3)
+        told = (d for d in verdict.test.findings if d not in verdict.diagnostics and d.code not in _OURS)
+        lines += _findings(told, 3)
     if verdict.profile is not None:
         measured = [t for t in verdict.profile.timings if t.workload not in hidden]
         lines += (
@@ -32,11 +37,19 @@ def feedback(verdict: Verdict, *, hidden: frozenset[str] = frozenset()) -> str:
             if measured
             else _times([e for e in verdict.profile.estimates if e.workload not in hidden])
         )
-        lines += _findings((d for d in verdict.profile.diagnosis if d not in verdict.diagnostics), 5)
+        told = (d for d in verdict.profile.diagnosis if d not in verdict.diagnostics and d.code not in _OURS)
+        lines += _findings(told, 5)
     if verdict.compile is not None and verdict.status is not Status.COMPILE_ERROR:
         lines += [_kernel(k) for k in verdict.compile.kernels[:3]]
         lines += _traffic(verdict)
     return _cut("\n".join(lines))
+
+
+def _masked(text: str, hidden: frozenset[str]) -> str:
+    """The text without the names of workloads that the model does not know."""
+    for name in hidden:
+        text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "another workload", text)
+    return text
 
 
 def _names(finding: Diagnostic, hidden: frozenset[str]) -> bool:

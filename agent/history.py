@@ -6,6 +6,8 @@ Events (`t`), besides the ledger's four (reserve, settle, refund, lost):
   answer   a completion arrived and was parsed     verdict  a turn was judged
   wait     an attempt waits for a batch answer     infra    our machinery failed; the attempt is run again
   outcome  an attempt ended                        stop     a session ended
+  measure  an estimated run has a GPU from here on: what it kept waits to be judged anew
+  anew     one candidate was judged anew
 """
 
 from __future__ import annotations
@@ -36,8 +38,16 @@ class Turn:
     feedback: str = ""
     status: Status | None = None
     score: float | None = None
+    confirmed: bool = False
+    """The score is that of a second visit to the GPU."""
+    gpu: Mapping[str, float] = field(default_factory=dict)
+    """Leased GPU seconds of its verdict by call: visit, confirm, examine."""
     duplicate_of: str | None = None
     """Attempt that was judged with the same source before."""
+    pending: bool = False
+    """It waits to be judged anew."""
+    anew: bool = False
+    """It was judged anew."""
 
 
 @dataclass(slots=True)
@@ -58,6 +68,20 @@ class Attempt:
     def judged(self) -> list[Turn]:
         return [turn for turn in self.turns if turn.status is not None]
 
+    def ending(self) -> Outcome:
+        """Its outcome: what its last judged turn came to."""
+        last = self.judged[-1]
+        return Outcome(
+            attempt=self.id,
+            proposal=self.proposal,
+            status=last.status or Status.UNTESTED,
+            score=last.score,
+            candidate=last.candidate,
+            repairs=len(self.judged) - 1,
+            duplicate_of=last.duplicate_of,
+            confirmed=last.confirmed,
+        )
+
     def turn(self, number: int) -> Turn | None:
         """Turn `number`, 1 for the first; None when it has not begun."""
         return self.turns[number - 1] if number <= len(self.turns) else None
@@ -66,7 +90,13 @@ class Attempt:
 class History:
     """The fold. `apply` takes events in their order in the journal."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, measured: bool = False) -> None:
+        """`measured`: the run began with a GPU."""
+        self.measured = measured
+        self.device = ""
+        """The GPU on which what was estimated is judged anew."""
+        self.renewed = 0
+        """Verdicts anew."""
         self.attempts: dict[str, Attempt] = {}
         self.archive: list[Outcome] = []
         self.judged: dict[str, tuple[str, Turn]] = {}
@@ -90,6 +120,10 @@ class History:
             case "init":
                 turn = Turn(f"{INIT}/1", source=event["source"], candidate=event["candidate"])
                 self.attempts[INIT] = Attempt(INIT, Proposal(Operator.DRAFT), [turn])
+            case "measure":
+                self._measure(event)
+            case "anew":
+                self._anew(event)
             case "turn" | "answer" | "verdict" | "wait" | "outcome":
                 self._attempt_event(self.attempts[event["attempt"]], event)
 
@@ -97,9 +131,18 @@ class History:
         """Attempts that were proposed and have not ended, in the order of their proposals."""
         return (a for a in self.attempts.values() if a.outcome is None)
 
+    def pending(self) -> Iterator[tuple[Attempt, int, Turn]]:
+        """One turn for each candidate that waits to be judged anew, with its attempt and number."""
+        seen: set[str | None] = set()
+        for attempt in self.attempts.values():
+            for number, turn in enumerate(attempt.turns, 1):
+                if turn.pending and turn.candidate not in seen:
+                    seen.add(turn.candidate)
+                    yield attempt, number, turn
+
     def best(self) -> Outcome | None:
-        """The outcome with the highest score, the earliest of equals."""
-        scored = [o for o in self.archive if o.score is not None]
+        """The outcome with the highest score, the earliest of equals; of a measured run only confirmed ones."""
+        scored = [o for o in self.archive if o.score is not None and (o.confirmed or not self.measured)]
         return max(scored, key=lambda o: o.score or 0.0, default=None)
 
     def next_id(self) -> str:
@@ -123,13 +166,44 @@ class History:
                 attempt.note, attempt.ended_wall = event["note"], self.wall
                 self.archive.append(attempt.outcome)
 
+    def _measure(self, event: Event) -> None:
+        """No estimate is left beside a measurement: until it is judged anew, what was kept is untested."""
+        self.measured, self.device = True, event["device"]
+        for attempt in self.attempts.values():
+            for turn in attempt.turns:
+                if turn.status in (Status.CORRECT, Status.UNTESTED):
+                    turn.status, turn.score, turn.pending = Status.UNTESTED, None, True
+            self._end_again(attempt)
+
+    def _anew(self, event: Event) -> None:
+        self.renewed += 1
+        for attempt in self.attempts.values():
+            turns = [turn for turn in attempt.turns if turn.pending and turn.candidate == event["candidate"]]
+            for turn in turns:
+                _take_verdict(turn, event)
+                turn.pending, turn.anew = False, True
+            if turns:
+                self._end_again(attempt)
+
+    def _end_again(self, attempt: Attempt) -> None:
+        """An attempt that had ended, ends as its last turn says now; its place in the archive stays."""
+        if attempt.outcome is not None:
+            made = attempt.ending()
+            self.archive[self.archive.index(attempt.outcome)] = made
+            attempt.outcome = made
+
     def _judged(self, attempt: Attempt, event: Event) -> None:
         turn = attempt.turns[event["turn"] - 1]
-        turn.verdict, turn.feedback = event["verdict"], event["feedback"]
-        turn.status, turn.score = Status(event["status"]), event["score"]
+        _take_verdict(turn, event)
         turn.duplicate_of = event["duplicate_of"]
         if turn.candidate is not None:
             self.judged.setdefault(turn.candidate, (attempt.id, turn))
+
+
+def _take_verdict(turn: Turn, event: Event) -> None:
+    turn.verdict, turn.feedback = event["verdict"], event["feedback"]
+    turn.status, turn.score = Status(event["status"]), event["score"]
+    turn.confirmed, turn.gpu = event.get("confirmed", False), event.get("gpu", {})
 
 
 def proposal_of(made: Event) -> Proposal:
@@ -165,6 +239,7 @@ def outcome_of(proposal: Proposal, event: Event) -> Outcome:
         candidate=event["candidate"],
         repairs=event["repairs"],
         duplicate_of=event["duplicate_of"],
+        confirmed=event.get("confirmed", False),
     )
 
 
@@ -177,19 +252,10 @@ def outcome_record(outcome: Outcome) -> dict[str, Any]:
         "candidate": outcome.candidate,
         "repairs": outcome.repairs,
         "duplicate_of": outcome.duplicate_of,
+        "confirmed": outcome.confirmed,
     }
 
 
 def outcome_event(attempt: Attempt, note: str) -> dict[str, Any]:
-    """The outcome of an attempt is its last judged turn."""
-    last = attempt.judged[-1]
-    outcome = Outcome(
-        attempt=attempt.id,
-        proposal=attempt.proposal,
-        status=last.status or Status.UNTESTED,
-        score=last.score,
-        candidate=last.candidate,
-        repairs=len(attempt.judged) - 1,
-        duplicate_of=last.duplicate_of,
-    )
-    return {"t": "outcome", **outcome_record(outcome), "note": note}
+    """The event of an attempt's end."""
+    return {"t": "outcome", **outcome_record(attempt.ending()), "note": note}

@@ -1,7 +1,7 @@
 """The bench behind the fleet: each stage of a candidate runs once, on a leased worker, any of them.
 
-Where the fleet has GPUs, what passes the interpreter, or cannot run there, is judged on a leased GPU; the lease's
-seconds are the attempt's until it ends.
+Where the fleet has GPUs, what passes the interpreter, or cannot run there, is judged on a leased GPU, and a new best is
+confirmed and examined there. Each call is a lease of its own; its seconds are the attempt's until they are taken.
 
 Stages live in this process only. A node that is resumed in another process asks for the stage it needs, and
 the earlier ones are run again; nothing of the bench goes through a checkpoint. An attempt claims its
@@ -20,7 +20,7 @@ from agent.history import History
 from tools.fleet.base import Fleet
 from verifier.bench import CompileStage, TestStage
 from verifier.candidate import Candidate
-from verifier.verdict import ProfileReport, Verdict
+from verifier.verdict import Diagnostic, ProfileReport, Verdict
 
 
 @dataclass(slots=True)
@@ -30,6 +30,8 @@ class _Stages:
     compile: CompileStage | None = None
     test: TestStage | None = None
     profile: ProfileReport | None = None
+    weighed: bool = False
+    """Whether it would be the best was asked, and what follows was done."""
 
 
 class Judge:
@@ -41,7 +43,11 @@ class Judge:
         self._fleet = fleet
         self._history = history
         self._stages: dict[str, _Stages] = {}
-        self._gpu_seconds: defaultdict[str, float] = defaultdict(float)
+        self._seconds: defaultdict[str, dict[str, float]] = defaultdict(dict)
+
+    @property
+    def measures(self) -> bool:
+        return self._fleet.gpus > 0
 
     async def claim(self, candidate: str, attempt: str) -> str | None:
         """The attempt that judged this candidate before, or None when `attempt` is to judge it now."""
@@ -54,12 +60,17 @@ class Judge:
                 return None
             await stages.released.wait()
 
-    def gpu_seconds(self, attempt: str) -> float:
-        """Leased GPU seconds of an attempt in this session, each told once."""
-        return self._gpu_seconds.pop(attempt, 0.0)
+    def take_seconds(self, attempt: str) -> dict[str, float]:
+        """Leased GPU seconds of an attempt by call, since they were taken last. A call that failed through our fault
+        costs nothing.
+        """
+        return {call: round(seconds, 6) for call, seconds in self._seconds.pop(attempt, {}).items()}
 
     def release(self, attempt: str) -> None:
-        """Drops the stages that `attempt` holds and lets who waits for them go on."""
+        """Drops the stages that `attempt` holds, with the seconds that nobody took, and lets who waits for them go
+        on.
+        """
+        self._seconds.pop(attempt, None)
         for candidate, stages in list(self._stages.items()):
             if stages.owner == attempt:
                 del self._stages[candidate]
@@ -75,6 +86,27 @@ class Judge:
     async def profile(self, candidate: Candidate, attempt: str) -> ProfileReport | None:
         """None when an earlier stage decided."""
         return await self._profiled(candidate, self._of(candidate, attempt))
+
+    async def confirm(self, candidate: Candidate, attempt: str) -> None:
+        """A second visit, whose test takes the place of the first one's. For one that a visit timed."""
+        await self._looked_at("confirm", candidate, self._of(candidate, attempt))
+
+    async def examine(self, candidate: Candidate, attempt: str) -> None:
+        """A closer look, for one that was timed."""
+        await self._looked_at("examine", candidate, self._of(candidate, attempt))
+
+    async def remark(self, candidate: Candidate, attempt: str, said: Diagnostic) -> None:
+        """Puts why there was no closer look beside what one would have said."""
+        stages = self._of(candidate, attempt)
+        test = await self._tested(candidate, stages)
+        if test is not None:
+            stages.test, stages.profile = test.model_copy(update={"examined": (*test.examined, said)}), None
+
+    def first_weighing(self, candidate: Candidate, attempt: str) -> bool:
+        """True once for the stages that `attempt` holds: whether it would be the best is to be asked now."""
+        stages = self._of(candidate, attempt)
+        first, stages.weighed = not stages.weighed, True
+        return first
 
     async def verdict(self, candidate: Candidate, attempt: str) -> Verdict:
         """Joins the reports of the stages that apply, running those that did not run in this process."""
@@ -97,17 +129,21 @@ class Judge:
         compiled = await self._compiled(candidate, stages)
         if compiled.status is None and stages.test is None:
             test: TestStage = await self._run("test", compiled)
-            stages.test = await self._visited(compiled, test, stages.owner) if self._fleet.gpus else test
+            visits = self.measures and test.undecided
+            stages.test = await self._on_gpu("visit", compiled, test, stages.owner) if visits else test
         return stages.test
 
-    async def _visited(self, compiled: CompileStage, test: TestStage, attempt: str) -> TestStage:
-        """The stage as a GPU decided it. A visit that failed through our fault costs the attempt nothing."""
-        if not test.undecided:
-            return test
+    async def _looked_at(self, call: str, candidate: Candidate, stages: _Stages) -> None:
+        compiled, test = await self._compiled(candidate, stages), await self._tested(candidate, stages)
+        if test is not None and test.status is None:
+            stages.test, stages.profile = await self._on_gpu(call, compiled, test, stages.owner), None
+
+    async def _on_gpu(self, call: str, compiled: CompileStage, test: TestStage, attempt: str) -> TestStage:
         async with self._fleet.gpu() as device:
-            visited: TestStage = await device.run("visit", compiled, test)
-        self._gpu_seconds[attempt] += device.held
-        return visited
+            found: TestStage = await device.run(call, compiled, test)
+        spent = self._seconds[attempt]
+        spent[call] = spent.get(call, 0.0) + device.held
+        return found
 
     async def _profiled(self, candidate: Candidate, stages: _Stages) -> ProfileReport | None:
         compiled, tested = await self._compiled(candidate, stages), await self._tested(candidate, stages)

@@ -5,12 +5,13 @@ unfinished run as it is.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from agent import history as fold
 from agent.budget import Entry, Ledger, add
+from agent.context import ANEW, EXAMINE, VERDICT
 from agent.history import INIT, History
 from agent.journal import read_events
 from agent.run_folder import Manifest, RunFolder
@@ -37,7 +38,11 @@ class Turn:
     """None until judged. That of an unparsable reply has an empty candidate."""
     feedback: str
     charge: Charge
-    """What it cost, lost dispatches included; nothing while it is in flight."""
+    """What it cost, lost dispatches and leased GPU seconds included; nothing while it is in flight."""
+    gpu: Mapping[str, float] = field(default_factory=dict)
+    """Leased GPU seconds of its verdict by call: visit, confirm, examine."""
+    anew: bool = False
+    """Its verdict is one anew: the run was begun without a GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,17 @@ class RunRecord:
     excess: tuple[str, ...]
     remaining: dict[str, float]
     best: str | None
-    """Attempt with the highest score."""
+    """Attempt with the highest score; of a measured run only a confirmed one."""
+    measured: bool
+    """Scores are measured on a GPU, not estimated."""
+    device: str
+    """Where an estimated run was judged anew, else empty."""
+    renewed: int
+    """Verdicts anew."""
+    pending: int
+    """Candidates that wait for one."""
+    devices: tuple[str, ...]
+    """GPUs of all sessions."""
     stop: Mapping[str, Any] | None
     """The last stop event (`reason`, `detail`); None while a session runs or after it was killed."""
     wall_seconds: float
@@ -113,7 +128,7 @@ def load_run(path: Path) -> RunRecord:
     """Raises UsageError when `path` is no run folder, StorageError when it is damaged."""
     folder = RunFolder.open(path)
     events = read_events(folder.journal)[0] if folder.journal.exists() else []
-    history, ended = History(), dict[str, tuple[int, Charge]]()
+    history, ended = History(measured=folder.manifest.measured), dict[str, tuple[int, Charge]]()
     ledger = Ledger(folder.manifest.budget, clock=lambda: history.wall)
     for event in events:
         try:
@@ -137,6 +152,11 @@ def load_run(path: Path) -> RunRecord:
         excess=tuple(ledger.excess),
         remaining=ledger.remaining(),
         best=best.attempt if best else None,
+        measured=history.measured,
+        device=history.device,
+        renewed=history.renewed,
+        pending=sum(1 for _ in history.pending()),
+        devices=tuple(dict.fromkeys(d for e in events if e["t"] == "begin" for d in e.get("devices", ()))),
         stop=history.stop,
         wall_seconds=history.wall,
         faults=tuple(e["error"] for e in events if e["t"] == "infra"),
@@ -165,9 +185,9 @@ def _attempt(folder: RunFolder, attempt: fold.Attempt, ledger: Ledger, ended: tu
 
 
 def _turn(folder: RunFolder, turn: fold.Turn, ledger: Ledger) -> Turn:
-    charge = Charge()
+    charge, keys = Charge(), {turn.request, *(f"{turn.request}/{part}" for part in (VERDICT, EXAMINE, ANEW))}
     for entry in ledger.closed:
-        if entry.key.partition("@")[0] == turn.request:
+        if entry.key.partition("@")[0] in keys:
             charge = add(charge, entry.charge)
     return Turn(
         request=turn.request,
@@ -178,4 +198,6 @@ def _turn(folder: RunFolder, turn: fold.Turn, ledger: Ledger) -> Turn:
         verdict=Verdict.model_validate_json(folder.blobs.get(turn.verdict)) if turn.verdict else None,
         feedback=turn.feedback,
         charge=charge,
+        gpu=turn.gpu,
+        anew=turn.anew,
     )

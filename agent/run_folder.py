@@ -15,6 +15,7 @@ Nothing in it names the machine's folders or holds a key, so that two machines c
 from __future__ import annotations
 
 import re
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -61,7 +62,10 @@ class Manifest(Record):
     sampling: Sampling = Sampling()
     target: TargetFacts
     measured: bool = False
-    """Candidates are judged and timed on GPUs; otherwise by the interpreter, with estimated times."""
+    """Candidates are judged and timed on GPUs from the start; otherwise by the interpreter, with estimated times, until
+    the journal says that they are judged anew."""
+    examine: bool = True
+    """A new best of a measured run gets a closer look: hardware counters and sanitizer."""
     versions: dict[str, str] = Field(default_factory=dict)
     """Package to version; `triton` is shown to the model."""
     prompts: str
@@ -119,6 +123,10 @@ class RunFolder:
     def best_file(self) -> Path:
         """Where the best candidate is or will be."""
         return self.best / f"{best_name(self.manifest.problem.name)}.py"
+
+    def clear_best(self) -> None:
+        """Removes `best/`, where nothing is best any more."""
+        shutil.rmtree(self.best, ignore_errors=True)
 
     def write_best(self, source: str, verdict: Verdict) -> Path:
         """Replaces `best/` by this candidate and gives the path of its source."""

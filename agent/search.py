@@ -23,19 +23,20 @@ from langgraph.runtime import RunControl
 from langgraph.types import Command
 from langsmith.run_helpers import tracing_context
 
+from agent.anew import hold, judge_anew
 from agent.asking import StrategyError
 from agent.budget import refuse_endless
 from agent.graph import recursion_limit
 from agent.history import INIT, Attempt, outcome_event
 from agent.run_folder import RunFolder
-from agent.session import Deps, OnEvent, Session, open_session
+from agent.session import Deps, OnEvent, Session, observe_anew, open_session
 from agent.state import AttemptState, initial
 from agent.stop import Stop
 from agent.turns import open_turn
 from strategies.base import Outcome
 from tools.metering import BudgetExhausted, Charge
 from tools.models import charging
-from verifier.bench import VISIT_SECONDS
+from verifier.bench import CONFIRM_SECONDS, VISIT_SECONDS
 from verifier.candidate import Candidate
 from verifier.errors import InfrastructureError, StorageError, WarpsmithError
 
@@ -71,6 +72,12 @@ class Summary:
     spent: Charge
     reserved: Charge
     remaining: dict[str, float]
+    measured: bool = False
+    """Scores are measured on a GPU, not estimated."""
+    anew: int = 0
+    """Verdicts of candidates that the run kept before it had a GPU, over all sessions."""
+    device: str = ""
+    """Where they were judged anew."""
 
 
 async def search(
@@ -97,6 +104,8 @@ class _Search:
         self.queue = deque(session.history.in_flight())
         self.resumed = {attempt.id for attempt in self.queue}
         self.running: dict[asyncio.Task[str | None], Attempt] = {}
+        self.renewing: dict[asyncio.Task[Any], str] = {}
+        """Those of `running` that judge a candidate anew."""
         self.controls: dict[str, RunControl] = {}
         self.parked: list[Attempt] = []
         self.faults: Counter[str] = Counter()
@@ -119,9 +128,13 @@ class _Search:
             raise
 
     def fill(self) -> None:
-        """Checks for an end, dispatches what was proposed, then asks the strategy for what still fits."""
+        """Checks for an end, dispatches what was proposed, then asks the strategy for what still fits. Where an
+        estimated run has a GPU now, nothing begins before all that it kept was judged anew.
+        """
         self.check()
         self.blocked = ""
+        if any(self.history.pending()):
+            return self.renew()
         if self.end is None or self.end[0] is Reason.STRATEGY:
             self.dispatch()
         judging_init = INIT in self.history.attempts and self.history.attempts[INIT].outcome is None
@@ -140,7 +153,8 @@ class _Search:
         while self.queue and self.free() > 0:
             attempt = self.queue[0]
             try:
-                self.hold_gpu(attempt)
+                if attempt.turns and attempt.turns[-1].status is None:
+                    self.session.context.hold_gpu(attempt.turns[-1].request)
                 if attempt.id != INIT and len(attempt.turns) <= 1 and not attempt.judged:
                     open_turn(self.session.context, attempt, 1)
             except BudgetExhausted as error:
@@ -149,20 +163,25 @@ class _Search:
             self.queue.popleft()
             self.running[asyncio.create_task(self.attempt(attempt), name=attempt.id)] = attempt
 
-    def hold_gpu(self, attempt: Attempt) -> None:
-        """Reserves the GPU seconds of all verdicts that the attempt may ask for. Raises BudgetExhausted."""
-        if self.gpu_bound:
-            self.session.ledger.reserve(_gpu_key(attempt), Charge(gpu_seconds=self.gpu_bound))
-
-    @property
-    def gpu_bound(self) -> float:
-        """GPU seconds that one attempt can cost; 0 where nothing is measured."""
-        measured = self.session.deps.fleet.gpus > 0
-        return VISIT_SECONDS * (self.session.folder.manifest.max_repairs + 1) if measured else 0.0
+    def renew(self) -> None:
+        """Starts what waits to be judged anew, while there is a free slot and its reservation fits."""
+        for attempt, number, turn in self.history.pending():
+            if self.end is not None or self.free() <= 0:
+                return
+            if turn.candidate in self.renewing.values():
+                continue
+            try:
+                hold(self.session.context, attempt, number)
+            except BudgetExhausted as error:
+                self.blocked = error.axis
+                return
+            task = asyncio.create_task(judge_anew(self.session.context, attempt, number), name=f"{attempt.id} anew")
+            self.running[task], self.renewing[task] = attempt, turn.candidate or ""
 
     def affordable(self) -> int:
         """How many smallest calls fit beside what is spent and reserved, at most the free slots."""
         deps, manifest = self.session.deps, self.session.folder.manifest
+        measured = self.session.context.judge.measures
         output = min(manifest.sampling.max_tokens, deps.model.profile.max_tokens)
         usage = Charge().usage.model_copy(update={"output": output})
         one = charging.actual(deps.model.profile, usage)
@@ -172,7 +191,7 @@ class _Search:
                 calls=n,
                 usage=usage.model_copy(update={"output": n * output}),
                 dollars=n * one.dollars,
-                gpu_seconds=n * self.gpu_bound,
+                gpu_seconds=n * (VISIT_SECONDS + CONFIRM_SECONDS) if measured else 0.0,
             )
             axis = self.session.ledger.short_axis(many)
             if axis is None:
@@ -233,8 +252,9 @@ class _Search:
 
     def observe(self, task: asyncio.Task[str | None]) -> None:
         """Takes the end of one graph run; the strategy sees an outcome, never a fault of ours."""
-        attempt = self.running.pop(task)
-        self.resumed.add(attempt.id)
+        attempt, renewed = self.running.pop(task), self.renewing.pop(task, None)
+        if renewed is None:
+            self.resumed.add(attempt.id)
         try:
             note = task.result()
         except BudgetExhausted:
@@ -243,17 +263,21 @@ class _Search:
             pass
         except InfrastructureError as error:
             self.fault(attempt, error)
+            if renewed is None and self.error is None:
+                self.queue.appendleft(attempt)
         else:
-            if note is None:
+            if renewed is not None:
+                observe_anew(self.history, renewed, self.session.deps.strategy)
+                self.session.write_best()
+            elif note is None:
                 self.parked.append(attempt)
             else:
                 self.conclude(attempt, note)
 
     def conclude(self, attempt: Attempt, note: str) -> None:
         """Records the outcome, then shows it to the strategy."""
-        if self.gpu_bound:
-            spent = Charge(gpu_seconds=self.session.context.judge.gpu_seconds(attempt.id))
-            self.session.ledger.settle(_gpu_key(attempt), spent)
+        for turn in range(1, len(attempt.turns) + 2):
+            self.session.context.free_gpu(f"{attempt.id}/{turn}")  # of a repair that did not begin
         self.session.record(outcome_event(attempt, note))
         outcome = self.history.archive[-1]
         self.session.deps.strategy.observe(outcome)
@@ -261,13 +285,12 @@ class _Search:
             self.session.write_best()
 
     def fault(self, attempt: Attempt, error: InfrastructureError) -> None:
-        """Runs the attempt again, or ends the session with the error."""
+        """Notes a fault after which the attempt is run again, or ends the session with the error."""
         self.faults[attempt.id] += 1
         if isinstance(error, StorageError) or self.faults[attempt.id] > RERUNS:
             self.error = self.error or error
             return
         self.session.record({"t": "infra", "attempt": attempt.id, "error": str(error)})
-        self.queue.appendleft(attempt)
 
     def check(self) -> None:
         """Sets the end of the session, and drains or cuts what runs."""
@@ -324,6 +347,9 @@ class _Search:
             spent=ledger.spent,
             reserved=ledger.reserved,
             remaining=ledger.remaining(),
+            measured=self.history.measured,
+            anew=self.history.renewed,
+            device=self.history.device,
         )
 
     async def abandon(self, error: BaseException) -> None:
@@ -345,10 +371,6 @@ class _Search:
             source = self.session.folder.blobs.text(given)
             self.session.record({"t": "init", "source": given, "candidate": Candidate(source=source).id})
             self.queue.appendleft(self.history.attempts[INIT])
-
-
-def _gpu_key(attempt: Attempt) -> str:
-    return f"{attempt.id}/gpu"
 
 
 def _agrees(values: dict[str, Any], attempt: Attempt) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 from agent.asking import Interview, ReplayError
 from agent.budget import Ledger
 from agent.checkpoints import checkpoints
-from agent.context import Context
+from agent.context import ANEW, EXAMINE, VERDICT, Context
 from agent.graph import AttemptGraph, build
 from agent.history import History
 from agent.journal import Journal
@@ -32,10 +32,11 @@ from tools.metering import BudgetExhausted
 from tools.models.base import Model
 from tools.models.gateway import Gateway
 from tools.models.store import CompletionStore
+from verifier.errors import UsageError
 from verifier.verdict import Verdict
 
 OnEvent = Callable[[Mapping[str, Any]], None]
-_SYNCED = frozenset({"begin", "reserve", "lost", "wait", "outcome", "stop"})
+_SYNCED = frozenset({"begin", "reserve", "lost", "wait", "outcome", "measure", "anew", "stop"})
 """Events that wait for the disk, and with them all earlier ones: what was proposed before it is dispatched,
 what was judged before it counts. A later event that is lost with the power is made again from these and from
 the stored completions.
@@ -50,7 +51,9 @@ class Deps:
     """Fresh: its state is restored by replaying."""
     model: Model
     fleet: Fleet
-    """Its CPU workers hold the `Bench` of the run's problem."""
+    """Its CPU workers hold the `Bench` of the run's problem, its GPU workers the `Device`s."""
+    devices: tuple[str, ...] = ()
+    """Names of its GPUs."""
     models: Mapping[str, Model] = field(default_factory=dict)
     """Further models, by the name that a proposal may give."""
     prompts: Prompts = field(default_factory=Prompts)
@@ -77,10 +80,11 @@ class Session:
         return f"{self.folder.manifest.run}/{attempt}"
 
     def write_best(self) -> Path | None:
-        """Writes the best candidate and its verdict; None when nothing is correct."""
+        """Writes the best candidate and its verdict; None when nothing is correct, or nothing was confirmed."""
         best = self.history.best()
         turn = self.history.attempts[best.attempt].judged[-1] if best else None
         if turn is None or turn.source is None or turn.verdict is None:
+            self.folder.clear_best()
             return None
         verdict = Verdict.model_validate_json(self.folder.blobs.get(turn.verdict))
         return self.folder.write_best(self.folder.blobs.text(turn.source), verdict)
@@ -98,7 +102,9 @@ class Session:
                 self.store.mark_lost(dispatch)
         for key in list(self.ledger.open):
             state = made[key].state if key in made else "never sent"
-            if state != "waiting":
+            if key.rpartition("/")[2] in (VERDICT, EXAMINE, ANEW):
+                self.ledger.refund(key, "no verdict came of it in that session")
+            elif state != "waiting":
                 self.ledger.refund(key, "not dispatched" if state == "never sent" else state)
 
 
@@ -106,7 +112,7 @@ class Session:
 async def open_session(folder: RunFolder, deps: Deps, on_event: OnEvent) -> AsyncIterator[Session]:
     """Raises StorageError when another process has the run, ReplayError when the journal does not repeat."""
     with Journal(folder.journal) as journal:
-        history, clock = History(), Clock()
+        history, clock = History(measured=folder.manifest.measured), Clock()
         ledger = Ledger(folder.manifest.budget, record=_recorder(journal, history, clock, on_event), clock=clock)
         interview = Interview(
             deps.strategy,
@@ -116,6 +122,11 @@ async def open_session(folder: RunFolder, deps: Deps, on_event: OnEvent) -> Asyn
             models=frozenset(deps.models),
         )
         replay(journal.events, history, ledger, interview)
+        if history.measured and not deps.fleet.gpus:
+            raise UsageError(
+                "this run measures on a GPU, and none is chosen here",
+                next_step="resume it where a GPU is, or start another run with --gpus none",
+            )
         clock.start(history.wall)
         with checkpoints(folder.checkpoint) as checkpointer:
             store = CompletionStore(folder.path)
@@ -140,8 +151,11 @@ async def open_session(folder: RunFolder, deps: Deps, on_event: OnEvent) -> Asyn
                 build(checkpointer),
                 store,
             )
-            session.record({"t": "begin", "versions": folder.manifest.versions, "fleet": deps.fleet.name})
+            where = {"fleet": deps.fleet.name, "devices": list(deps.devices)}
+            session.record({"t": "begin", "versions": folder.manifest.versions, **where})
             session.reconcile()
+            if deps.fleet.gpus and not history.measured:
+                session.record({"t": "measure", "device": ", ".join(dict.fromkeys(deps.devices)) or "a GPU"})
             yield session
 
 
@@ -171,6 +185,15 @@ def replay(events: list[dict[str, Any]], history: History, ledger: Ledger, inter
             raise ReplayError(f"journal line {event['seq'] + 1} does not follow: {error!r}") from error
         if event["t"] == "outcome":
             interview.strategy.observe(history.archive[-1])
+        if event["t"] == "anew":
+            observe_anew(history, event["candidate"], interview.strategy)
+
+
+def observe_anew(history: History, candidate: str, strategy: Strategy) -> None:
+    """Shows a strategy the outcomes that a new verdict changed."""
+    for attempt in history.attempts.values():
+        if attempt.outcome is not None and any(t.anew and t.candidate == candidate for t in attempt.turns):
+            strategy.observe(attempt.outcome)
 
 
 def _recorder(journal: Journal, history: History, clock: Clock, on_event: OnEvent) -> Callable[[dict[str, Any]], None]:

@@ -2,7 +2,7 @@
 compiler.
 
 The bench reads its verdict from a comment of the source, `# verdict: STATUS SPEED_UP`, so a scripted model
-decides what happens.
+decides what happens; so does the GPU for each of its calls: `# visit:`, `# confirm:` and `# examine:`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from agent.budget import Budget
 from agent.prompting import Prompts
@@ -28,8 +29,10 @@ from verifier.bench import CompileStage, TestStage
 from verifier.candidate import Candidate
 from verifier.errors import InfrastructureError
 from verifier.problem import Problem, Role, Workload
+from verifier.timing import RULES, Timing, WorkloadTiming, classify
 from verifier.verdict import (
     CompileReport,
+    Diagnostic,
     Estimate,
     OutputCheck,
     ProfileReport,
@@ -39,7 +42,7 @@ from verifier.verdict import (
     Verdict,
 )
 
-_LINE = re.compile(r"^# verdict: (\w+) ?(\S*)", re.MULTILINE)
+_LINE = r"^# {}: (\w+) ?(\S*)"
 _COMPILED_AWAY = frozenset({Status.COMPILE_ERROR, Status.REJECTED, Status.OVER_LIMITS, Status.UNPARSABLE})
 
 USAGE = Usage(uncached=100, output=50)
@@ -55,9 +58,10 @@ PROBLEM = Problem(
 )
 
 
-def source(status: str = "correct", speed: float = 1.0, note: str = "") -> str:
-    """A candidate whose verdict is known."""
-    return f"# verdict: {status} {speed}\n# {note}\nclass ModelNew:\n    pass\n"
+def source(status: str = "correct", speed: float = 1.0, note: str = "", **gpu: str) -> str:
+    """A candidate whose verdict is known. `gpu`: what a GPU's calls find, for example `visit="correct 2.0"`."""
+    lines = [f"# verdict: {status} {speed}", *(f"# {call}: {found}" for call, found in gpu.items()), f"# {note}"]
+    return "\n".join(lines) + "\nclass ModelNew:\n    pass\n"
 
 
 def reply(text: str) -> str:
@@ -114,7 +118,7 @@ class ScriptedBench:
         self._seconds, self._faults, self._lock = seconds, dict(faults or {}), threading.Lock()
 
     def compile(self, candidate: Candidate) -> CompileStage:
-        self._enter("compile")
+        self.enter("compile")
         status, _ = _read(candidate.source)
         decided = status if status in _COMPILED_AWAY else None
         report = CompileReport(target="sm_90a", triton="0", seconds=0.0)
@@ -123,29 +127,15 @@ class ScriptedBench:
         )
 
     def test(self, stage: CompileStage) -> TestStage:
-        self._enter("test")
+        self.enter("test")
         status, _ = _read(stage.handle)
-        passed = status is Status.CORRECT
-        check = OutputCheck(
-            workload="small",
-            draw="normal",
-            output=0,
-            error=0.0,
-            row_error=0.0,
-            yardstick=1e-3,
-            limit=4e-3,
-            passed=passed,
-        )
-        outcome = "passed" if passed else "failed"
-        report = TestReport.model_validate(
-            {"outcome": outcome, "basis": "interpreter", "checks": (check,), "seconds": 0.0}
-        )
-        return TestStage(report=report, status=None if passed else status)
+        return TestStage(report=_report("interpreter", status), status=None if status is Status.CORRECT else status)
 
     def profile(self, stage: CompileStage, test: TestStage) -> ProfileReport:
-        self._enter("profile")
+        self.enter("profile")
         _, speed = _read(stage.handle)
-        return ProfileReport(estimates=(Estimate(workload="small", seconds=1e-3 / speed, base_seconds=1e-3),))
+        estimate = Estimate(workload="small", seconds=1e-3 / speed, base_seconds=1e-3)
+        return ProfileReport(estimates=(estimate,), timings=test.timings, diagnosis=test.examined)
 
     def verdict(
         self,
@@ -154,24 +144,29 @@ class ScriptedBench:
         test: TestStage | None,
         profile: ProfileReport | None,
     ) -> Verdict:
-        self._enter("verdict")
+        self.enter("verdict")
         status, speed = _read(candidate.source)
-        correct = status is Status.CORRECT
-        return Verdict(
-            candidate=candidate.id,
-            problem=PROBLEM.id,
-            status=status,
-            stage=Stage.COMPILE if test is None else Stage.INTERPRET,
-            reason="as scripted",
-            basis="none" if test is None else "interpreter",
-            score=math.log(speed) if correct else None,
-            score_kind="estimate" if correct else None,
-            compile=compile.report,
-            test=test.report if test else None,
-            profile=profile,
-        )
+        stage, basis, score = Stage.COMPILE if test is None else Stage.INTERPRET, "none", math.log(speed)
+        if test is not None:
+            status, basis = test.status or Status.CORRECT, test.report.basis
+        if test is not None and basis == "gpu":
+            stage = Stage.CONFIRMATION if test.confirmation else Stage.TIMING
+            score = sum((t.confirmed or t.decided).log_ratio or 0.0 for t in test.timings)
+        kind = "measured" if basis == "gpu" else "estimate"
+        made = {
+            "candidate": candidate.id,
+            "problem": PROBLEM.id,
+            "status": status,
+            "stage": stage,
+            "reason": (test.reason if test else "") or "as scripted",
+            "basis": basis,
+            "compile": compile.report,
+            "test": test.report if test else None,
+            "profile": profile,
+        }
+        return Verdict.model_validate(made | ({"score": score, "score_kind": kind} if status == "correct" else {}))
 
-    def _enter(self, stage: str) -> None:
+    def enter(self, stage: str) -> None:
         with self._lock:
             self.calls[stage] += 1
             fails = self._faults.get(stage, 0) > 0
@@ -181,11 +176,81 @@ class ScriptedBench:
             raise InfrastructureError(f"the {stage} worker broke")
 
 
-def _read(text: str) -> tuple[Status, float]:
-    found = _LINE.search(text)
-    if found is None:
-        raise ValueError("a scripted source says its verdict")
-    return Status(found[1]), float(found[2] or 1.0)
+class ScriptedGpu:
+    """A `Device` that finds what the source's comments say: a call without one what the call before it found.
+    `seconds` is what each call takes, `faults` as of the bench.
+    """
+
+    def __init__(self, *, seconds: float = 0.0, faults: dict[str, int] | None = None) -> None:
+        self._bench = ScriptedBench(seconds=seconds, faults=faults)
+        self.calls = self._bench.calls
+
+    def prepare(self) -> str:
+        return "NVIDIA Scripted"
+
+    def visit(self, stage: CompileStage, test: TestStage) -> TestStage:
+        return self._found("visit", stage, ("visit", "verdict"))
+
+    def confirm(self, stage: CompileStage, test: TestStage) -> TestStage:
+        return self._found("confirm", stage, ("confirm", "visit", "verdict"))
+
+    def examine(self, stage: CompileStage, test: TestStage) -> TestStage:
+        self._bench.enter("examine")
+        said = Diagnostic(severity="advice", code="counted", message="as the counters say")
+        status, _ = _read(stage.handle, "examine", "verdict")
+        update: dict[str, Any] = {"examined": (said,)}
+        if status is not Status.CORRECT:
+            update |= {"status": status, "reason": "as examined"}
+        return test.model_copy(update=update)
+
+    def _found(self, call: str, stage: CompileStage, lines: tuple[str, ...]) -> TestStage:
+        self._bench.enter(call)
+        status, speed = _read(stage.handle, *lines)
+        second, passed = call == "confirm", status is Status.CORRECT
+        decided = _timing("decision", math.log(speed))
+        confirmed = _timing("confirmation", math.log(speed)) if second else None
+        timing = WorkloadTiming(workload="small", decided=decided, confirmed=confirmed, graphs=(True, True))
+        return TestStage(
+            report=_report("gpu", status),
+            status=None if passed else status,
+            reason="" if passed else f"as the {call} found",
+            timings=(timing,) if passed else (),
+            confirmation=second,
+        )
+
+
+def _timing(kind: str, ratio: float) -> Timing:
+    lower, upper = ratio - 0.001, ratio + 0.001
+    return Timing.model_validate({
+        "kind": kind, "decision": classify(lower, upper, RULES.margin), "candidate_seconds": 1e-3 / math.exp(ratio),
+        "base_seconds": 1e-3, "log_ratio": ratio, "lower": lower, "upper": upper, "confidence": 0.96,
+        "margin": RULES.margin, "blocks": 6, "pairs": 24, "thrown": {}, "first_block": 0, "next_block": 6,
+        "seconds": 0.1,
+    })  # fmt: skip
+
+
+def _report(basis: str, status: Status) -> TestReport:
+    passed = status is Status.CORRECT
+    check = OutputCheck(
+        workload="small",
+        draw="normal",
+        output=0,
+        error=0.0,
+        row_error=0.0,
+        yardstick=1e-3,
+        limit=4e-3,
+        passed=passed,
+    )
+    outcome = "not_applicable" if status is Status.UNTESTED else "passed" if passed else "failed"
+    return TestReport.model_validate({"outcome": outcome, "basis": basis, "checks": (check,), "seconds": 0.0})
+
+
+def _read(text: str, *lines: str) -> tuple[Status, float]:
+    """The first of these comments that the source has."""
+    for name in lines or ("verdict",):
+        if found := re.search(_LINE.format(name), text, re.MULTILINE):
+            return Status(found[1]), float(found[2] or 1.0)
+    raise ValueError("a scripted source says its verdict")
 
 
 class Wander:
@@ -235,6 +300,8 @@ def make_run(
     max_repairs: int = 1,
     init: str | None = None,
     profile: ModelProfile | None = None,
+    measured: bool = False,
+    examine: bool = True,
 ) -> RunFolder:
     """A run folder on the fake problem."""
     manifest = Manifest(
@@ -249,6 +316,8 @@ def make_run(
         max_repairs=max_repairs,
         sampling=Sampling(max_tokens=1000),
         target=TargetFacts(name="sm_90a", facts={"shared memory per block": "232448 bytes"}),
+        measured=measured,
+        examine=examine,
         versions={"triton": "3.9.0"},
         prompts=Prompts().digest,
     )

@@ -30,6 +30,8 @@ def open_turn(context: Context, attempt: Attempt, number: int) -> ModelRequest:
         request = ModelRequest.model_validate_json(blobs.text(turn.messages))
     else:
         request = compose(context, attempt, number)
+    if turn is None or turn.status is None:
+        context.hold_gpu(request.id)
     _reserve(context, attempt, request)
     if turn is None:
         digest = blobs.put(request.model_dump_json())

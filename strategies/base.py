@@ -50,7 +50,11 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The end of one attempt: exactly one per proposal. Infrastructure faults are refunded, re-run and never shown."""
+    """The end of one attempt: exactly one per proposal. Infrastructure faults are refunded, re-run and never shown.
+
+    Where an estimated run goes on with a GPU, what was kept is judged anew: its outcomes are observed again, with other
+    scores, and replace the earlier ones.
+    """
 
     attempt: str
     proposal: Proposal
@@ -61,6 +65,9 @@ class Outcome:
     """Candidate id, None when no source could be parsed."""
     repairs: int = 0
     duplicate_of: str | None = None
+    confirmed: bool = False
+    """The score was measured a second time, on fresh inputs. Only such an outcome is a measured run's best; all scores
+    of a run are of one kind, measured or estimated."""
 
     def __post_init__(self) -> None:
         if (self.score is not None) and self.status is not Status.CORRECT:

@@ -4,16 +4,16 @@ once.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from langgraph.runtime import Runtime
 
+from agent.confirming import confirm_best
 from agent.context import Context
-from agent.feedback import feedback, unparsable
+from agent.feedback import unparsable
 from agent.history import Attempt
 from agent.state import AttemptState
-from verifier.problem import Role
+from agent.verdicts import judged_event
 from verifier.verdict import Stage, Status, Verdict
 
 
@@ -23,8 +23,10 @@ async def critique(state: AttemptState, runtime: Runtime[Context]) -> dict[str, 
     if turn.status is None:
         context.progress(attempt.id, "critique")
         verdict = await _verdict(context, attempt, state)
-        text = feedback(verdict, hidden=_hidden(context)) if turn.candidate else unparsable(turn.parsed)
-        await _record(context, attempt, state, verdict, text)
+        text = None if turn.candidate else unparsable(turn.parsed)
+        event = await judged_event(context, verdict, text, *([turn.source] if turn.source else []))
+        where = {"attempt": attempt.id, "turn": state["turn"], "duplicate_of": state["duplicate"]}
+        context.settle_gpu({"t": "verdict", **where, **event}, attempt.id, turn.request)
         context.judge.release(attempt.id)
     return {"status": str(turn.status)}
 
@@ -42,26 +44,6 @@ async def _verdict(context: Context, attempt: Attempt, state: AttemptState) -> V
     if state["duplicate"] and (earlier := context.history.judged[turn.candidate][1].verdict):
         known = Verdict.model_validate_json(context.folder.blobs.text(earlier))
         return known.model_copy(update={"duplicate_of": turn.candidate})
-    return await context.judge.verdict(context.candidate(attempt, state["turn"]), attempt.id)
-
-
-async def _record(context: Context, attempt: Attempt, state: AttemptState, verdict: Verdict, text: str) -> None:
-    blobs, source = context.folder.blobs, attempt.turns[state["turn"] - 1].source
-    digest = blobs.put(verdict.model_dump_json())
-    await asyncio.to_thread(blobs.sync, [digest, source] if source else [digest])
-    context.record(
-        {
-            "t": "verdict",
-            "attempt": attempt.id,
-            "turn": state["turn"],
-            "verdict": digest,
-            "feedback": text,
-            "status": verdict.status.value,
-            "score": verdict.score,
-            "duplicate_of": state["duplicate"],
-        }
-    )
-
-
-def _hidden(context: Context) -> frozenset[str]:
-    return frozenset(w.name for w in context.folder.manifest.problem.workloads if Role.HELD_OUT in w.roles)
+    candidate = context.candidate(attempt, state["turn"])
+    await confirm_best(context, candidate, attempt.id, turn.request, lambda stage: context.progress(attempt.id, stage))
+    return await context.judge.verdict(candidate, attempt.id)
