@@ -58,6 +58,8 @@ class Attempt:
     status: Status | None
     """None until it has ended."""
     score: float | None
+    confirmed: bool
+    """The score is that of a second visit to the GPU."""
     duplicate_of: str | None
     """Attempt that had the same source before."""
     note: str
@@ -176,6 +178,7 @@ def _attempt(folder: RunFolder, attempt: fold.Attempt, ledger: Ledger, ended: tu
         state="done" if outcome else "waiting" if attempt.waiting else "in_flight",
         status=outcome.status if outcome else None,
         score=outcome.score if outcome else None,
+        confirmed=outcome.confirmed if outcome else False,
         duplicate_of=outcome.duplicate_of if outcome else None,
         note=attempt.note,
         order=order,

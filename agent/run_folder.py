@@ -23,6 +23,7 @@ from pydantic import Field, ValidationError
 
 from agent.blobs import BlobStore, write_atomic
 from agent.budget import Budget
+from agent.journal import read_events
 from tools.models.base import ModelProfile, Sampling
 from verifier.errors import StorageError, UsageError
 from verifier.problem import Problem
@@ -119,6 +120,12 @@ class RunFolder:
                 f"{path}/manifest.json is damaged: {error.error_count()} errors",
                 next_step="restore it from a copy; the journal alone cannot be resumed",
             ) from error
+
+    def measured(self) -> bool:
+        """Whether the run measures: from its beginning, or since it was judged anew. Raises StorageError."""
+        if self.manifest.measured or not self.journal.exists():
+            return self.manifest.measured
+        return any(event["t"] == "measure" for event in read_events(self.journal)[0])
 
     def best_file(self) -> Path:
         """Where the best candidate is or will be."""

@@ -123,10 +123,7 @@ async def open_session(folder: RunFolder, deps: Deps, on_event: OnEvent) -> Asyn
         )
         replay(journal.events, history, ledger, interview)
         if history.measured and not deps.fleet.gpus:
-            raise UsageError(
-                "this run measures on a GPU, and none is chosen here",
-                next_step="resume it where a GPU is, or start another run with --gpus none",
-            )
+            raise no_gpu()
         clock.start(history.wall)
         with checkpoints(folder.checkpoint) as checkpointer:
             store = CompletionStore(folder.path)
@@ -157,6 +154,14 @@ async def open_session(folder: RunFolder, deps: Deps, on_event: OnEvent) -> Asyn
             if deps.fleet.gpus and not history.measured:
                 session.record({"t": "measure", "device": ", ".join(dict.fromkeys(deps.devices)) or "a GPU"})
             yield session
+
+
+def no_gpu() -> UsageError:
+    """The refusal of a measured run without a GPU."""
+    return UsageError(
+        "this run measures on a GPU, and none is chosen here",
+        next_step="resume it where a GPU is, or start another run with --gpus none",
+    )
 
 
 class Clock:

@@ -31,12 +31,13 @@ from tools.models.base import Prices, Sampling
 from verifier.candidate import Candidate
 from verifier.errors import UsageError
 from verifier.gpu.bench import GpuBench
-from verifier.gpu.found import chosen_gpus
+from verifier.gpu.found import Fit, choose_target, chosen_gpus, visible_gpus
+from verifier.gpu.nvml import describe
 from verifier.interpreter.gate import Zygotes
 from verifier.judge import Judge, open_zygotes, versions
 from verifier.problem import Problem
 from verifier.sandbox.zygote import isolation_gaps
-from verifier.target import Target, get_target
+from verifier.target import Target
 from verifier.verdict import Record, Verdict
 
 AnyProblem = str | Path | Problem | Callable[..., Any]
@@ -60,28 +61,37 @@ def verify(
     inputs: Sequence[Any] | None = None,
     seed: int | None = None,
     kernelbench: Path | None = None,
-    target: str = "h200",
+    target: str = "auto",
     gpus: str = "auto",
+    deep: bool = False,
     zygotes: Zygotes | None = None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Verdict:
     """Judges one candidate, given as a path or as source text. Raises UsageError, ProblemError or InfrastructureError.
 
     `inputs` are example inputs when `problem` is a function. `seed` fixes the secret inputs. `gpus` is `auto`, `none`
-    or a list of which the first one measures. `zygotes` are warm servers from `verifier.judge.open_zygotes`, for many
+    or a list of which the first one measures; there, what is correct is confirmed on fresh inputs, and `deep` adds
+    hardware counters and the sanitizer. `target` is `auto` or a target's name; `warn` is told where it is another
+    device than the GPU. `zygotes` are warm servers from `verifier.judge.open_zygotes`, for many
     calls in a row; without them each call starts its own.
     """
     known = as_problem(problem, inputs, kernelbench)
     source = _source(candidate)
-    get_target(target)
     devices = chosen_gpus(gpus)
+    fit = fitting(target, devices)
+    if fit.warning:
+        warn(fit.warning)
     secret = secrets.randbits(62) if seed is None else seed
     with nullcontext(zygotes) if zygotes else open_zygotes() as servers:
-        judge = Judge(known, servers, target=target, seed=secret, measured=bool(devices))
+        judge = Judge(
+            known, servers, target=fit.target.name, seed=secret, measured=bool(devices), figures=fit.figures.name
+        )
         judge.prepare()
         if not devices:
             return judge.judge(Candidate(source=source))
         with closing(GpuBench(known, secret, devices[0])) as device:
-            return judge.judge(Candidate(source=source), device.visit)
+            further = (device.confirm, device.examine) if deep else (device.confirm,)
+            return judge.judge(Candidate(source=source), device.visit, *further)
 
 
 def solve(
@@ -131,19 +141,22 @@ def prepare(
     out: Path | None = None,
     overwrite: bool = False,
     kernelbench: Path | None = None,
-    target: str = "h200",
+    target: str = "auto",
     gpus: str = "auto",
+    deep: bool = True,
 ) -> RunFolder:
-    """Checks every choice and makes the run folder; nothing is spent. Raises UsageError before anything is written."""
+    """Checks every choice and makes the run folder; nothing is spent. `deep`: each new best of a measured run is looked
+    at by hardware counters and sanitizer. Raises UsageError before anything is written.
+    """
     known = as_problem(problem, inputs, kernelbench)
     if width < 1 or max_repairs < 0:
         raise UsageError("--width is at least 1 and --max-repairs at least 0")
     make_strategy(strategy)
-    caps = Budget.parse(budget)
-    chosen, caps = get_target(target), Budget.parse(budget)
+    devices, caps = chosen_gpus(gpus), Budget.parse(budget)
+    chosen = fitting(target, devices).target
     path = out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{best_name(known.name)}"
     profile = make_model(model, folder=path, models_file=models_file).profile
-    measured = bool(chosen_gpus(gpus))
+    measured = bool(devices)
     refuse_endless(caps, [profile.prices], measured=measured)
     _refuse_other_files(path)
     if caps.dollars is not None and profile.is_language_model and profile.prices == Prices():
@@ -165,6 +178,7 @@ def prepare(
         sampling=Sampling(max_tokens=profile.max_tokens),
         target=_facts(chosen),
         measured=measured,
+        examine=deep,
         versions=versions(),
         prompts=Prompts().digest,
         isolation=isolation_gaps(),
@@ -174,6 +188,12 @@ def prepare(
     if overwrite and (path / "manifest.json").exists():
         shutil.rmtree(path)
     return RunFolder.create(path, manifest, init=first)
+
+
+def fitting(target: str, devices: Sequence[str]) -> Fit:
+    """The target for the GPUs that measure, or where none does for the one that is here. Raises UsageError."""
+    here = devices or visible_gpus()
+    return choose_target(target, describe(here[0]) if here else None, measured=bool(devices))
 
 
 def open_run(path: Path) -> RunFolder:

@@ -11,9 +11,12 @@ import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from verifier.verdict import Record
+
+if TYPE_CHECKING:
+    from verifier.gpu.nvml import Gpu
 
 
 class Fact(Record):
@@ -28,7 +31,8 @@ def examine() -> list[Fact]:
         _python(),
         *(_package(name) for name in ("torch", "triton", "langgraph", "openai", "numpy")),
         _assembler(),
-        _gpu(),
+        *_gpus(),
+        *_tools(),
         _memory(),
         _disk(),
         *_isolation(),
@@ -65,14 +69,49 @@ def _assembler() -> Fact:
     return Fact(name="assembler", state="ok", text=text)
 
 
-def _gpu() -> Fact:
+def _gpus() -> list[Fact]:
     from verifier.gpu.found import visible_gpus
+    from verifier.gpu.nvml import describe
 
-    if found := visible_gpus():
-        return Fact(name="gpu", state="ok", text=f"{len(found)} visible; correctness and time are measured on them")
-    return Fact(
-        name="gpu", state="limited", text="none: correctness is the interpreter's and every time is an estimate"
-    )
+    found = visible_gpus()
+    if not found:
+        text = "none: correctness is the interpreter's and every time is an estimate; --target auto is h200"
+        return [Fact(name="gpu", state="limited", text=text)]
+    return [gpu_fact(device, describe(device)) for device in found]
+
+
+def gpu_fact(device: str, gpu: Gpu | None) -> Fact:
+    """One GPU and the target that fits it."""
+    from verifier.gpu.found import nearest
+
+    if gpu is None:
+        text = (
+            "the driver does not tell which GPU it is: name it with --target; correctness and time are measured on it"
+        )
+        return Fact(name=f"gpu {device}", state="limited", text=text)
+    near = nearest(gpu)
+    if near is None:
+        return Fact(
+            name=f"gpu {device}", state="limited", text=f"{gpu}: no target fits it, so nothing is measured on it"
+        )
+    like = "" if near.device_name == gpu.name else f", the closest to it (that of {near.device_name})"
+    text = f"{gpu}, {gpu.memory / 2**30:.0f} GiB: --target auto is {near.name}{like}; correctness and time are measured"
+    return Fact(name=f"gpu {device}", state="ok", text=text)
+
+
+def _tools() -> list[Fact]:
+    """Of the closer look at a new best. Whether counters may be read is known when they are."""
+    from verifier.gpu.found import visible_gpus
+    from verifier.gpu.replay_folder import find_tool
+
+    facts = []
+    for name, use in (("ncu", "hardware counters"), ("compute-sanitizer", "accesses outside of buffers, races")):
+        tool = find_tool(name)
+        if tool is not None:
+            facts.append(Fact(name=name, state="ok", text=f"{tool}: {use} of a new best"))
+        elif visible_gpus():
+            facts.append(Fact(name=name, state="limited", text=f"not installed: a new best is examined without {use}"))
+    return facts
 
 
 def _memory() -> Fact:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from textwrap import indent
@@ -16,7 +15,7 @@ from rich.text import Text
 
 from agent.record import Attempt, RunRecord, Turn, load_run
 from agent.run_folder import RunFolder
-from experiments.tables import print_verdict, seconds, speedup, visible
+from experiments.tables import file_words, interval, print_verdict, seconds, speedup, visible
 from verifier.errors import UsageError
 from verifier.verdict import Diagnostic, KernelReport, Stage, Verdict
 
@@ -30,7 +29,7 @@ def print_attempt(folder: RunFolder, name: str) -> None:
     console = _console()
     console.print(_headline(attempt))
     for number, turn in enumerate(attempt.turns, 1):
-        console.print(f"\n[bold]turn {number} of {len(attempt.turns)}[/]  {escape(turn.request)}")
+        console.print(f"\n[bold]turn {number} of {len(attempt.turns)}[/]  {escape(turn.request)}{_leased(turn)}")
         if turn.verdict is None:
             console.print("not judged yet" if turn.completion or turn.messages is None else "no answer yet")
             continue
@@ -39,6 +38,12 @@ def print_attempt(folder: RunFolder, name: str) -> None:
         if turn.feedback:
             console.print("[bold]what the model was told next[/]")
             console.print(Text(indent(visible(turn.feedback), "  ")))
+
+
+def _leased(turn: Turn) -> str:
+    """GPU seconds of a turn by call, and whether it was judged anew."""
+    calls = "  ".join(f"{call} {spent:.2f}" for call, spent in turn.gpu.items())
+    return (f"  GPU seconds: {calls}" if calls else "") + ("  judged anew" if turn.anew else "")
 
 
 def find_attempt(record: RunRecord, name: str) -> Attempt:
@@ -146,6 +151,8 @@ def facts(verdict: Verdict) -> dict[str, str]:
     }  # fmt: skip
     if verdict.score is not None:
         found[f"speed-up, {verdict.score_kind}"] = speedup(verdict.score)
+    if verdict.file is not None:
+        found["file"] = file_words(verdict.file)
     parts = (_checks, _findings, _times, _kernels, _library, _advice)
     for part in parts:
         found |= dict(part(verdict))
@@ -183,9 +190,9 @@ def _times(verdict: Verdict) -> Facts:
         shown = timing.confirmed or timing.decided
         if shown.candidate_seconds is not None:
             yield f"measured, {timing.workload}", seconds(shown.candidate_seconds)
-        if shown.lower is not None and shown.upper is not None:
-            ends = f"{math.exp(shown.lower):.3f} to {math.exp(shown.upper):.3f}"
-            yield f"measured speed-up, {timing.workload}", f"{speedup(shown.log_ratio)} ({ends})"
+        if shown.lower is not None:
+            text = f"{speedup(shown.log_ratio)}, {interval(timing)}, {shown.kind}"
+            yield f"measured speed-up, {timing.workload}", text
     for workload in verdict.profile.measured.workloads if verdict.profile.measured else ():
         yield f"share of starting kernels, {workload.workload}", f"{workload.gap_share:.0%}"
         for name, step in _numbered((s.name, s) for s in workload.steps):

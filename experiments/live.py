@@ -42,6 +42,7 @@ class Live:
         self._rows: dict[str, dict[str, Any]] = {}
         self._ledger = Ledger(manifest.budget)
         self._best: float | None = None
+        self._measured = manifest.measured
         self._started = time.monotonic()
         self._before = 0.0
         self._note = ""
@@ -63,7 +64,7 @@ class Live:
     def see(self, event: Mapping[str, Any]) -> None:
         """Takes one event."""
         self._take(event)
-        if event["t"] == "outcome" and not self._console.is_terminal:
+        if event["t"] in ("outcome", "anew") and not self._console.is_terminal:
             name, status, gain = event["attempt"], event["status"], speedup(event["score"])
             say(f"{name}  {self._rows[name]['operator']:<9}  {status:<13}  {gain:>8}  {self._budget()}")
 
@@ -89,6 +90,11 @@ class Live:
                 self._row(event["attempt"], stage="waits for an answer")
             case "verdict":
                 self._row(event["attempt"], status=event["status"], score=event["score"])
+            case "measure":
+                self._measure()
+            case "anew":
+                self._row(event["attempt"], stage="", status=event["status"], score=event["score"])
+                self._lead(event)
             case "outcome":
                 self._ended(event)
 
@@ -98,8 +104,20 @@ class Live:
 
     def _ended(self, event: Mapping[str, Any]) -> None:
         self._row(event["attempt"], stage="", status=event["status"], score=event["score"])
-        if event["score"] is not None and (self._best is None or event["score"] > self._best):
+        self._lead(event)
+
+    def _lead(self, event: Mapping[str, Any]) -> None:
+        """Of a measured run only what was confirmed is best."""
+        counts = event["score"] is not None and (event.get("confirmed", False) or not self._measured)
+        if counts and (self._best is None or event["score"] > self._best):
             self._best = event["score"]
+
+    def _measure(self) -> None:
+        """Estimates leave the table."""
+        self._measured, self._best = True, None
+        for row in self._rows.values():
+            if row["status"] in ("correct", "untested"):
+                row |= {"status": "waits to be judged anew", "score": None}
 
     def _budget(self) -> str:
         wall = self._before + time.monotonic() - self._started
@@ -110,32 +128,31 @@ class Live:
             parts.append(f"{now[axis] / unit:.4g} of {cap / unit:g} {name}")
         return ", ".join(parts)
 
+    def _kind(self) -> str:
+        return "measured" if self._measured else "estimate"
+
     def _render(self) -> Group:
         manifest = self._manifest
         head = Text(f"{manifest.problem.name}  {manifest.strategy}  {manifest.model.name}", style="bold")
-        table = Table(
-            "attempt", "operator", "parents", "status", Column(f"speed-up, {_kind(manifest)}", justify="right")
-        )
+        table = Table("attempt", "operator", "parents", "status", Column(f"speed-up, {self._kind()}", justify="right"))
         for name, row in list(self._rows.items())[-ROWS:]:
             status = row["stage"] or row["status"]
             colour = "cyan" if row["stage"] else COLOURS.get(row["status"], "red")
             table.add_row(
                 name, row["operator"], row["parents"], f"[{colour}]{escape(status)}[/]", speedup(row["score"])
             )
-        foot = Text(f"best {speedup(self._best)} ({_kind(manifest)})   {self._budget()}")
+        foot = Text(f"best {speedup(self._best)} ({self._kind()})   {self._budget()}")
         return Group(head, table, foot, *([Text(self._note, style="yellow")] if self._note else []))
-
-
-def _kind(manifest: Manifest) -> str:
-    return "measured" if manifest.measured else "estimate"
 
 
 def announce(folder: RunFolder, summary: Summary, report: Path) -> None:
     """Says how a session ended and what to do next."""
     say(f"ended: {summary.reason}, {summary.detail}; {summary.ended} attempts, {summary.spent.calls} model calls")
+    if summary.anew:
+        say(f"judged anew on {summary.device}: {summary.anew} verdicts")
     if summary.best is not None:
         gain = speedup(summary.best.score)
-        how = "measured on a GPU" if folder.manifest.measured else "an estimate: no GPU"
+        how = "measured on a GPU, confirmed" if summary.measured else "an estimate: no GPU"
         say(f"best: {summary.best.attempt}, {gain} over the eager reference ({how})")
         say(f"kernel: {summary.best_file}")
     else:
@@ -157,6 +174,11 @@ def say(text: str) -> None:
         print(text, flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def warn(text: str) -> None:
+    """Says what is odd, and goes on."""
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def say_next(folder: RunFolder) -> None:

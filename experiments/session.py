@@ -6,24 +6,26 @@ import asyncio
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from agent.journal import read_events
 from agent.run_folder import RunFolder
 from agent.search import Reason, Summary, search
-from agent.session import Deps
+from agent.session import Deps, no_gpu
 from agent.stop import Stop
-from experiments.live import Live, announce, say, say_next
+from experiments.live import Live, announce, say, say_next, warn
 from experiments.report import write_report
 from strategies import make_strategy
 from tools.fleet.base import Fleet, Worker
 from tools.fleet.local import LocalFleet
 from tools.models import restore_model
-from verifier.errors import ProblemError, UsageError
+from verifier.errors import ProblemError
 from verifier.gpu.bench import GpuBench
-from verifier.gpu.found import chosen_gpus
+from verifier.gpu.found import Fit, choose_target, chosen_gpus
+from verifier.gpu.nvml import describe
 from verifier.interpreter.gate import Zygotes
 from verifier.judge import Judge, open_zygotes
 
@@ -49,7 +51,7 @@ def run_session(
 
         say(take_answers(folder, answers))
     try:
-        summary = run_search(folder, workers=workers, fleet=fleet, gpus=gpus, quiet=quiet, zygotes=zygotes)
+        summary = run_search(folder, workers=workers, fleet=fleet, gpus=gpus, quiet=quiet, zygotes=zygotes, warn=warn)
     except KeyboardInterrupt:
         say_next(folder)
         raise
@@ -66,19 +68,26 @@ def run_search(
     gpus: str = "auto",
     quiet: bool = True,
     zygotes: Zygotes | None = None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Summary:
-    """The search alone. Raises WarpsmithError; the folder can be resumed after any error but a ProblemError."""
+    """The search alone. `warn` is told what is odd about the GPU. Raises WarpsmithError; after any error but a
+    ProblemError the folder can be resumed.
+    """
     manifest = folder.manifest
     strategy = make_strategy(manifest.strategy)
     model = restore_model(manifest.model_spec, manifest.model, folder.path)
-    with _workers(folder, fleet, workers, _devices(folder, gpus), zygotes) as crew:
+    devices = _devices(folder, gpus)
+    fit = choose_target(manifest.target.name, describe(devices[0]) if devices else None, measured=bool(devices))
+    if fit.warning:
+        warn(fit.warning)
+    with _workers(folder, fleet, workers, devices, fit, zygotes) as crew:
         try:
-            asyncio.run(_prepare(crew))
+            names = asyncio.run(_prepare(crew))
         except ProblemError:
             if not folder.journal.exists():
                 shutil.rmtree(folder.path)
             raise
-        deps = Deps(strategy=strategy, model=model, fleet=crew)
+        deps = Deps(strategy=strategy, model=model, fleet=crew, devices=names)
         past = read_events(folder.journal)[0] if folder.journal.exists() else []
         view = nullcontext() if quiet else Live(manifest, past)
         with view as live:
@@ -88,50 +97,49 @@ def run_search(
 
 
 def _devices(folder: RunFolder, gpus: str) -> tuple[str, ...]:
-    """GPUs of a session: none for a run that was begun without one. Raises UsageError where the run needs one."""
-    if not folder.manifest.measured:
-        if gpus not in ("auto", "none"):
-            raise UsageError("this run goes by estimates", next_step="start another one to measure on a GPU")
-        return ()
+    """GPUs of a session. A run that was begun without one is judged anew where there is one. Raises UsageError where
+    the run needs one and there is none.
+    """
     if found := chosen_gpus(gpus):
         return found
-    raise UsageError(
-        "this run measures on a GPU, and none is chosen here",
-        next_step="resume it where a GPU is, or start another run with --gpus none",
-    )
+    if folder.measured():
+        raise no_gpu()
+    return ()
 
 
 @contextmanager
 def _workers(
-    folder: RunFolder, fleet: str, workers: int | None, devices: Sequence[str], zygotes: Zygotes | None
+    folder: RunFolder, fleet: str, workers: int | None, devices: Sequence[str], fit: Fit, zygotes: Zygotes | None
 ) -> Iterator[Fleet]:
     """The workers of a session. They may be of another kind in the next one."""
-    manifest, seed = folder.manifest, _input_seed(folder)
-    options = {"problem": manifest.problem, "target": manifest.target.name, "seed": seed}
+    problem, target, seed = folder.manifest.problem, fit.target.name, _input_seed(folder)
+    options: dict[str, Any] = {"target": target, "seed": seed, "measured": bool(devices), "figures": fit.figures.name}
     with ExitStack() as opened:
         if fleet == "local":
             warm = zygotes or opened.enter_context(open_zygotes())
-            judge = Judge(manifest.problem, warm, target=manifest.target.name, seed=seed, measured=manifest.measured)
-            hosts = [opened.enter_context(closing(GpuBench(manifest.problem, seed, name))) for name in devices]
+            judge = Judge(problem, warm, **options)
+            benches = [GpuBench(problem, seed, name, target=target) for name in devices]
+            hosts = [opened.enter_context(closing(bench)) for bench in benches]
             yield opened.enter_context(LocalFleet(judge, workers or os.cpu_count() or 1, hosts))
             return
         from tools.fleet.host import Recipe
         from tools.fleet.ray import RayFleet, ray_cluster
 
         opened.enter_context(ray_cluster(fleet, cpus=workers, gpus=len(devices)))
-        judging = Recipe("tools.fleet.warm:WarmJudge", options | {"measured": manifest.measured})
-        measuring = Recipe("verifier.gpu.bench:GpuBench", {"problem": manifest.problem, "seed": seed})
+        judging = Recipe("tools.fleet.warm:WarmJudge", {"problem": problem, **options})
+        measuring = Recipe("verifier.gpu.bench:GpuBench", {"problem": problem, "seed": seed, "target": target})
         yield opened.enter_context(RayFleet(judging, measuring if devices else None, workers=workers))
 
 
-async def _prepare(fleet: Fleet) -> None:
-    """Warms one CPU worker, which checks the problem, and all GPUs at once."""
+async def _prepare(fleet: Fleet) -> tuple[str, ...]:
+    """Warms one CPU worker, which checks the problem, and all GPUs at once; gives the names of these."""
 
-    async def warm(lease: AbstractAsyncContextManager[Worker]) -> None:
+    async def warm(lease: AbstractAsyncContextManager[Worker]) -> Any:
         async with lease as worker:
-            await worker.run("prepare")
+            return await worker.run("prepare")
 
-    await asyncio.gather(warm(fleet.cpu()), *(warm(fleet.gpu()) for _ in range(fleet.gpus)))
+    _, *names = await asyncio.gather(warm(fleet.cpu()), *(warm(fleet.gpu()) for _ in range(fleet.gpus)))
+    return tuple(filter(None, names))
 
 
 class _ToldStop(Stop):

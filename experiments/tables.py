@@ -15,7 +15,8 @@ from rich.text import Text
 
 from experiments.doctor import Fact
 from verifier.problem import Problem
-from verifier.verdict import Diagnostic, Verdict
+from verifier.timing import WorkloadTiming
+from verifier.verdict import Diagnostic, FileRun, Verdict
 
 COLOURS = {"correct": "green", "untested": "yellow"}
 
@@ -33,6 +34,35 @@ def speedup(score: float | None) -> str:
     return "-" if score is None else f"{math.exp(score):.2f}x"
 
 
+def interval(timing: WorkloadTiming) -> str:
+    """The interval of the speed-up that counts, as factors with its confidence, or a dash."""
+    shown = timing.confirmed or timing.decided
+    if shown.lower is None or shown.upper is None:
+        return "-"
+    return f"{math.exp(shown.lower):.3f} to {math.exp(shown.upper):.3f} ({shown.confidence:.0%})"
+
+
+def gained(verdict: Verdict) -> str:
+    """The speed-up of a verdict and what it rests on: `1.83x, measured and confirmed`; empty without one."""
+    if verdict.score is None:
+        return ""
+    kind = "estimate" if verdict.score_kind == "estimate" else "measured"
+    how = {"estimate": "", "measured": " and confirmed" if verdict.confirmed else ", not confirmed"}[kind]
+    return f"{speedup(verdict.score)}, {kind}{how}"
+
+
+def file_words(file: FileRun) -> str:
+    """How the file ran beside its plan, one sentence."""
+    if file.agrees:
+        same = "bit by bit" if file.outputs == "bitwise" else "within the limits of correctness"
+        return f"the file itself gives the plan's outputs {same}, in the plan's time"
+    late = [
+        f"{t.workload} takes {t.file_seconds / t.plan_seconds - 1:+.1%}" for t in file.timings if not t.within
+    ]  # fmt: skip
+    said = file.reason or "; ".join(late) or "it has no times"
+    return f"the file itself does not do what its plan does ({said}): the plan is what was judged, and what ships"
+
+
 def visible(text: str) -> str:
     """Control characters as `\\x1b`: a candidate's or a model's text must not drive the terminal."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
@@ -48,6 +78,10 @@ def print_verdict(verdict: Verdict) -> None:
     colour = COLOURS.get(verdict.status, "red")
     console.print(f"[bold {colour}]{verdict.status}[/] at stage {verdict.stage}: {_plain(verdict.reason)}")
     console.print(f"candidate {verdict.candidate}  problem {escape(verdict.problem)}  basis {verdict.basis}")
+    if gain := gained(verdict):
+        console.print(f"speed-up {gain}")
+    if verdict.file is not None:
+        console.print(f"[{'yellow' if verdict.ships_plan else 'green'}]file:[/] {_plain(file_words(verdict.file))}")
     _diagnostics(console, verdict.diagnostics, said=verdict.reason)
     _checks(console, verdict)
     _kernels(console, verdict)
@@ -104,16 +138,17 @@ def _kernels(console: Console, verdict: Verdict) -> None:
 def _timings(console: Console, verdict: Verdict) -> None:
     if not verdict.profile or not verdict.profile.timings:
         return
-    table = Table("workload", "measured", "eager reference", "speed-up", "interval", "blocks", "decision", "flags")
+    table = Table(
+        "workload", "measured", "eager reference", "speed-up", "interval", "blocks", "decision", "from", "flags"
+    )
     for timing in verdict.profile.timings:
         shown = timing.confirmed or timing.decided
-        ends = [None if end is None else math.exp(end) for end in (shown.lower, shown.upper)]
-        interval = "-" if None in ends else f"{ends[0]:.3f} to {ends[1]:.3f} ({shown.confidence:.0%})"
         flags = " ".join((*shown.flags, *(() if all(timing.graphs) else ("by events",))))
         times = (_microseconds(t) for t in (shown.candidate_seconds, shown.base_seconds))
         table.add_row(
-            timing.workload, *times, speedup(shown.log_ratio), interval, str(shown.blocks), shown.decision, flags
-        )
+            timing.workload, *times, speedup(shown.log_ratio), interval(timing), str(shown.blocks), shown.decision,
+            shown.kind, flags,
+        )  # fmt: skip
     console.print(table)
 
 

@@ -21,8 +21,9 @@ def judging(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kernelbench", type=Path, metavar="PATH", help="your checkout of KernelBench")
     parser.add_argument(
         "--target",
-        default="h200",
-        help="GPU to judge for: a100, h100-pcie, h100-sxm, h200, b200; sm_80, sm_90a, sm_100 stand for one of them",
+        default="auto",
+        help="GPU to judge for: auto (the one found here, else h200), a100, h100-pcie, h100-sxm, h200, b200; sm_80, "
+        "sm_90a, sm_100 stand for one of them",
     )
     gpus(parser)
 

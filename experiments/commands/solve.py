@@ -27,6 +27,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--init", type=Path, metavar="FILE", help="a candidate to start from")
     parser.add_argument("--out", type=Path, metavar="DIR", help="run folder; default runs/TIME-PROBLEM")
     parser.add_argument("--overwrite", action="store_true", help="replace a finished run in DIR")
+    parser.add_argument(
+        "--no-deep", dest="deep", action="store_false", help="no hardware counters and sanitizer for a new best"
+    )
     flags.searching(parser)
     flags.judging(parser)
 
@@ -50,5 +53,6 @@ def run(args: argparse.Namespace) -> int:
         kernelbench=args.kernelbench,
         target=args.target,
         gpus=args.gpus,
+        deep=args.deep,
     )
     return run_session(folder, workers=args.workers, fleet=args.fleet, gpus=args.gpus, quiet=args.quiet)

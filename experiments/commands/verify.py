@@ -18,11 +18,15 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="Python file that defines ModelNew")
     parser.add_argument("--json", action="store_true", help="print the whole verdict as JSON")
     parser.add_argument("--seed", type=flags.natural, help="seed of the secret inputs; default a random one")
+    parser.add_argument(
+        "--deep", action="store_true", help="on a GPU: also hardware counters (ncu) and compute-sanitizer"
+    )
     flags.judging(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from experiments.api import verify
+    from experiments.live import warn
 
     verdict = verify(
         args.problem,
@@ -31,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
         kernelbench=args.kernelbench,
         target=args.target,
         gpus=args.gpus,
+        deep=args.deep,
+        warn=warn,
     )
     if args.json:
         print(verdict.model_dump_json(indent=2))

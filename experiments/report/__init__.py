@@ -10,6 +10,7 @@ import base64
 import difflib
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from agent.budget import AXES
 from agent.record import Attempt, RunRecord, Turn, load_run
 from agent.run_folder import RunFolder
 from experiments.report.chart import Point, draw
-from experiments.tables import seconds, speedup
+from experiments.tables import file_words, gained, interval, seconds, speedup
 from tools.metering import Charge
+from verifier.timing import WorkloadTiming
 
 _SOURCE = HtmlFormatter(style="friendly", cssclass="code", linenos="inline")
 _DIFF = HtmlFormatter(style="friendly", cssclass="code")
@@ -52,12 +54,18 @@ def render(record: RunRecord) -> str:
     )
     environment.filters |= {
         "tone": lambda status: _TONES.get(str(status), "failed"),
+        "interval": interval,
+        "factor": speedup,
+        "file_words": file_words,
         "sci": lambda value: "-" if value is None else f"{value:.2e}",
         "seconds": seconds,
     }
     manifest = record.manifest
     ended = sorted((a for a in record.attempts if a.order is not None), key=lambda a: a.order or 0)
-    points = [Point(id=a.id, parents=a.parents, status=str(a.status), score=a.score) for a in ended]
+    points = [
+        Point(id=a.id, parents=a.parents, status=str(a.status), score=a.score, leads=a.confirmed or not record.measured)
+        for a in ended
+    ]
     return environment.get_template("report.html.j2").render(
         title=f"{manifest.problem.name} - {manifest.run}",
         problem=manifest.problem,
@@ -67,6 +75,7 @@ def render(record: RunRecord) -> str:
         chart=draw(points),
         budget=[_budget_row(record, axis) for axis in AXES],
         budget_note=_budget_note(record),
+        leases=_leases(record),
         closed=(*record.refunds, *record.lost),
         outcomes=Counter(str(a.status or a.state) for a in record.attempts).most_common(),
         best=_best(record),
@@ -82,7 +91,19 @@ def _notes(record: RunRecord) -> list[str]:
     notes = []
     if not record.manifest.model.is_language_model:
         notes.append("The model of this run is the template sampler. It is not a language model.")
-    if _score_kind(record) == "estimate":
+    if record.renewed or record.pending:
+        waiting = f"; {record.pending} more wait for it and have no score" if record.pending else ""
+        notes.append(
+            f"The run was begun without a GPU. What it had kept was judged anew on {record.device}: {record.renewed} "
+            f"verdicts{waiting}. No estimate stands beside a measurement."
+        )
+    if len(record.devices) > 1:
+        notes.append(f"Sessions measured on different GPUs: {', '.join(record.devices)}. Their ratios differ a little.")
+    notes += [
+        f"The target is {record.manifest.target.name}, and times were measured on {name}."
+        for name in record.devices if name != record.manifest.target.facts.get("device", name)
+    ]  # fmt: skip
+    if not record.measured:
         notes.append(
             "No GPU took part. Correctness is that of Triton's interpreter on small inputs; "
             "every time is an analytic estimate for the target, none is a measurement."
@@ -97,15 +118,15 @@ def _notes(record: RunRecord) -> list[str]:
 
 
 def _score_kind(record: RunRecord) -> str:
-    kinds = {t.verdict.score_kind for a in record.attempts for t in a.turns if t.verdict and t.verdict.score_kind}
-    return " and ".join(sorted(kinds)) or ("measured" if record.manifest.measured else "estimate")
+    return "measured" if record.measured else "estimate"
 
 
 def _cards(record: RunRecord) -> list[tuple[str, str]]:
     manifest = record.manifest
     best = record.attempt(record.best).score if record.best else None
+    kind = "measured and confirmed" if record.measured else "estimate"
     return [
-        (speedup(best), f"best over the eager reference, {_score_kind(record)}"),
+        (speedup(best), f"best over the eager reference, {kind}"),
         (f"{sum(1 for a in record.attempts if a.status == 'correct')} of {len(record.attempts)}", "attempts correct"),
         (manifest.strategy, f"strategy, width {manifest.width}, seed {manifest.seed}"),
         (manifest.model.name, f"model {manifest.model.model}".strip()),
@@ -141,17 +162,33 @@ def _budget_note(record: RunRecord) -> str:
     )
 
 
+def _leases(record: RunRecord) -> list[tuple[str, int, str]]:
+    """What leased GPU seconds went into: name, leases, seconds."""
+    found: dict[str, list[float]] = {}
+    for turn in (turn for attempt in record.attempts for turn in attempt.turns):
+        for call, spent in turn.gpu.items():
+            found.setdefault(f"{call}, judged anew" if turn.anew else call, []).append(spent)
+    return [(name, len(spent), f"{sum(spent):.2f}") for name, spent in found.items()]
+
+
 def _best(record: RunRecord) -> dict[str, Any] | None:
     if record.best is None:
         return None
     attempt = record.attempt(record.best)
-    source = record.source(_judged(attempt)) or ""
+    turn = _judged(attempt)
+    source = record.source(turn) or ""
     return {
         "id": attempt.id,
-        "speedup": speedup(attempt.score),
+        "speedup": gained(turn.verdict) if turn.verdict else speedup(attempt.score),
+        "timings": _timings(turn),
+        "file_run": turn.verdict.file if turn.verdict else None,
         "file": f"best/{record.folder.best_file().name}",
         "source": _code(source),
     }
+
+
+def _timings(turn: Turn | None) -> Sequence[WorkloadTiming]:
+    return turn.verdict.profile.timings if turn and turn.verdict and turn.verdict.profile else ()
 
 
 def _judged(attempt: Attempt) -> Turn:
@@ -166,6 +203,9 @@ def _attempt(record: RunRecord, attempt: Attempt) -> dict[str, Any]:
         "parents": attempt.parents,
         "status": attempt.status or attempt.state,
         "speedup": speedup(attempt.score),
+        "intervals": "; ".join(interval(t) for t in _timings(last)) if attempt.score is not None else "",
+        "confirmed": attempt.confirmed,
+        "gpu": sum(sum(t.gpu.values()) for t in attempt.turns),
         "calls": sum(t.charge.calls for t in attempt.turns),
         "tokens": f"{sum(t.charge.usage.tokens for t in attempt.turns):,}",
         "reason": (last.verdict.reason if last and last.verdict else "") or attempt.note,

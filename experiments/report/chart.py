@@ -21,6 +21,8 @@ class Point(Record):
     parents: tuple[str, ...]
     status: str
     score: float | None
+    leads: bool = True
+    """It may be the best: its score is an estimate in a run of estimates, or confirmed."""
 
 
 def draw(points: Sequence[Point]) -> Markup:
@@ -67,7 +69,7 @@ def _edges(points: Sequence[Point], at: dict[str, tuple[float, float]]) -> list[
 def _best(points: Sequence[Point], at: dict[str, tuple[float, float]]) -> list[str]:
     path, best = "", -math.inf
     for point in points:
-        if point.score is not None and point.score > best:
+        if point.score is not None and point.leads and point.score > best:
             best = point.score
             x, y = at[point.id]
             path += f"M{x:.1f} {y:.1f}" if not path else f"H{x:.1f}V{y:.1f}"

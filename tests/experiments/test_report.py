@@ -13,7 +13,7 @@ from agent.record import load_run
 from agent.run_folder import RunFolder
 from agent.search import search
 from agent.session import Deps
-from agent.testing import ScriptedBench, ScriptedModel, Wander, make_run, reply, source
+from agent.testing import ScriptedBench, ScriptedGpu, ScriptedModel, Wander, make_run, reply, source
 from experiments.report import render, write_report
 from tools.fleet.local import LocalFleet
 from tools.models.base import ModelProfile, ModelRequest
@@ -77,6 +77,37 @@ async def test_everything_is_in_it(tmp_path: Path) -> None:
     assert "every time is an analytic estimate" in shown.text
     assert '"strategy": "wander"' in shown.text
     assert sum(tag == "circle" for tag, _ in shown.tags) == len(record.attempts)
+
+
+async def searched_on_gpus(folder: RunFolder, *names: str) -> None:
+    """Sessions on GPUs, by the names that the driver gives; an empty one stands for a session without."""
+    script = ScriptedModel(lambda r: reply(source(speed=2.0, note=r.id, confirm="correct 3.0")))
+    for name in names:
+        with LocalFleet(ScriptedBench(), 1, [ScriptedGpu(seconds=0.01)] if name else []) as fleet:
+            await search(folder, Deps(Wander(3), script, fleet, devices=(name,) if name else ()))
+
+
+async def test_measured_numbers_stand_with_their_intervals_and_leases(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", measured=True)
+    await searched_on_gpus(folder, "NVIDIA H200")
+    text = page(folder).text
+    assert "3.00x, measured and confirmed" in text
+    assert text.count("2.997 to 3.003 (96%)") >= 3
+    assert text.count("1.998 to 2.002 (96%)") >= 2
+    assert "confirmation" in text
+    for call in ("visit", "confirm", "examine"):
+        assert re.search(rf"{call}\d0\.\d\d", text), "leases and seconds of each call"
+    assert "analytic estimate" not in text
+
+
+async def test_a_run_that_was_judged_anew_says_where_and_shows_no_estimate_as_a_score(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    await searched_on_gpus(folder, "", "NVIDIA H200")
+    text = page(folder).text
+    assert "judged anew on NVIDIA H200: 3 verdicts." in text
+    assert "visit, judged anew3" in text
+    assert "3.00x, measured and confirmed" in text
+    assert "every time is an analytic estimate" not in text
 
 
 async def test_the_sampler_is_called_what_it_is(tmp_path: Path) -> None:

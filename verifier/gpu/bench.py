@@ -14,6 +14,8 @@ from typing import Any
 from verifier.bench import CONFIRM_SECONDS, EXAMINE_SECONDS, VISIT_SECONDS, CompileStage, TestStage
 from verifier.errors import InfrastructureError
 from verifier.gpu.examine import Examination
+from verifier.gpu.found import choose_target
+from verifier.gpu.nvml import describe
 from verifier.gpu.supervisor import GpuWorker, Plans
 from verifier.gpu.visit import Request, Visit
 from verifier.judge import Kept
@@ -33,19 +35,32 @@ class GpuBench:
     """
 
     def __init__(
-        self, problem: Problem, seed: int, device: str | None = None, *, worker: GpuWorker | None = None
+        self,
+        problem: Problem,
+        seed: int,
+        device: str | None = None,
+        *,
+        target: str | None = None,
+        worker: GpuWorker | None = None,
     ) -> None:
-        """`device` is the CUDA_VISIBLE_DEVICES of its processes, None for ours; benches of several problems may share
-        one `worker`. Nothing starts yet.
+        """`device` is the CUDA_VISIBLE_DEVICES of its processes, None for ours. `target`: what plans are made for; it
+        must fit the device. Benches of several problems may share one `worker`. Nothing starts yet.
         """
         self.problem, self._seed = problem, seed
-        environ = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
+        self._device, self._target = device, target
+        environ = {} if device is None else {"CUDA_VISIBLE_DEVICES": device, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
         self._worker = worker or GpuWorker(environ=environ)
         self._examination = Examination(environ)
 
-    def prepare(self) -> None:
-        """Starts the processes, so that the first visit finds them warm. Raises InfrastructureError."""
+    def prepare(self) -> str:
+        """Starts the processes, so that the first visit finds them warm, and gives the name of the GPU, empty where the
+        driver does not tell. Raises InfrastructureError, and UsageError where the target does not fit the GPU.
+        """
+        gpu = describe(self._device) if self._device is not None else None
+        if self._target is not None:
+            choose_target(self._target, gpu, measured=True)
         self._worker.start()
+        return gpu.name if gpu else ""
 
     def close(self) -> None:
         self._worker.close()
