@@ -33,7 +33,7 @@ async def judge_anew(context: Context, attempt: Attempt, number: int) -> str:
         progress("test")
         await confirm_best(context, candidate, owner, turn.request, progress)
         verdict = await context.judge.verdict(candidate, owner)
-        event = await judged_event(context, verdict)
+        event = await judged_event(context, owner, verdict, candidate)
         where = {"attempt": attempt.id, "turn": number, "candidate": candidate.id}
         context.settle_gpu({"t": "anew", **where, **event}, owner, turn.request)
     finally:

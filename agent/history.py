@@ -42,6 +42,8 @@ class Turn:
     """The score is that of a second visit to the GPU."""
     gpu: Mapping[str, float] = field(default_factory=dict)
     """Leased GPU seconds of its verdict by call: visit, confirm, examine."""
+    plan: str | None = None
+    """Packed plan, where the file itself does not do what its plan does."""
     duplicate_of: str | None = None
     """Attempt that was judged with the same source before."""
     pending: bool = False
@@ -203,6 +205,7 @@ class History:
 def _take_verdict(turn: Turn, event: Event) -> None:
     turn.verdict, turn.feedback = event["verdict"], event["feedback"]
     turn.status, turn.score = Status(event["status"]), event["score"]
+    turn.plan = event.get("plan")
     turn.confirmed, turn.gpu = event.get("confirmed", False), event.get("gpu", {})
 
 

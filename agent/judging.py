@@ -102,6 +102,13 @@ class Judge:
         if test is not None:
             stages.test, stages.profile = test.model_copy(update={"examined": (*test.examined, said)}), None
 
+    async def plan(self, candidate: Candidate, attempt: str) -> bytes:
+        """The packed plan of one that was tested."""
+        stages = self._of(candidate, attempt)
+        compiled, test = await self._compiled(candidate, stages), await self._tested(candidate, stages)
+        packed: bytes = await self._run("pack", compiled, test)
+        return packed
+
     def first_weighing(self, candidate: Candidate, attempt: str) -> bool:
         """True once for the stages that `attempt` holds: whether it would be the best is to be asked now."""
         stages = self._of(candidate, attempt)

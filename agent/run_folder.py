@@ -5,7 +5,8 @@
     blobs/             prompts, completions, sources, verdicts, by SHA-256
     completions/       what the gateway received (tools/models/store.py)
     checkpoint.sqlite  half-finished attempts; a cache that may be deleted
-    best/NAME.py       the best candidate, runs without this project; best/verdict.json beside it
+    best/NAME.py       the best candidate, runs without this project; best/verdict.json beside it; where the file itself
+                       does not do what its plan does, what was judged is best/plan, started by best/replay.py
     requests.jsonl     of a batch run: what waits for an answer
     report.html
 
@@ -26,8 +27,24 @@ from agent.budget import Budget
 from agent.journal import read_events
 from tools.models.base import ModelProfile, Sampling
 from verifier.errors import StorageError, UsageError
+from verifier.gpu.replay_folder import unpack_folder
 from verifier.problem import Problem
 from verifier.verdict import Record, Verdict
+
+_LAUNCHER = '''\
+"""What was judged: the plan beside this file, run once by warpsmith's own code on inputs of the problem.
+
+    python replay.py        # needs warpsmith, its torch and an NVIDIA GPU of the plan's architecture
+"""
+
+import sys
+from pathlib import Path
+
+from verifier.gpu.replay_once import main
+
+sys.argv[1:] = [str(Path(__file__).parent / "plan")]
+sys.exit(main())
+'''
 
 
 class TargetFacts(Record):
@@ -135,9 +152,15 @@ class RunFolder:
         """Removes `best/`, where nothing is best any more."""
         shutil.rmtree(self.best, ignore_errors=True)
 
-    def write_best(self, source: str, verdict: Verdict) -> Path:
-        """Replaces `best/` by this candidate and gives the path of its source."""
+    def write_best(self, source: str, verdict: Verdict, plan: bytes | None = None) -> Path:
+        """Replaces `best/` by this candidate and gives the path of its source. `plan`: packed, where it ships too."""
         path = self.best_file()
+        if plan is None:
+            shutil.rmtree(self.best / "plan", ignore_errors=True)
+            (self.best / "replay.py").unlink(missing_ok=True)
+        else:
+            unpack_folder(plan, self.best / "plan")
+            write_atomic(self.best / "replay.py", _LAUNCHER.encode())
         write_atomic(path, source.encode())
         write_atomic(self.best / "verdict.json", (verdict.model_dump_json(indent=2) + "\n").encode())
         return path

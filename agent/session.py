@@ -87,7 +87,8 @@ class Session:
             self.folder.clear_best()
             return None
         verdict = Verdict.model_validate_json(self.folder.blobs.get(turn.verdict))
-        return self.folder.write_best(self.folder.blobs.text(turn.source), verdict)
+        plan = self.folder.blobs.get(turn.plan) if turn.plan else None
+        return self.folder.write_best(self.folder.blobs.text(turn.source), verdict, plan)
 
     def reconcile(self) -> None:
         """Closes reservations by what the gateway kept. Only while no attempt runs."""

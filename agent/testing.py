@@ -2,7 +2,8 @@
 compiler.
 
 The bench reads its verdict from a comment of the source, `# verdict: STATUS SPEED_UP`, so a scripted model
-decides what happens; so does the GPU for each of its calls: `# visit:`, `# confirm:` and `# examine:`.
+decides what happens; so does the GPU for each of its calls: `# visit:`, `# confirm:` and `# examine:`, and for the
+file's own run: `# file: different`.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ from tools.models.base import Completion, ModelProfile, ModelRequest, Prices, Sa
 from verifier.bench import CompileStage, TestStage
 from verifier.candidate import Candidate
 from verifier.errors import InfrastructureError
+from verifier.gpu.replay_folder import Replay, pack_folder
 from verifier.problem import Problem, Role, Workload
 from verifier.timing import RULES, Timing, WorkloadTiming, classify
 from verifier.verdict import (
     CompileReport,
     Diagnostic,
     Estimate,
+    FileRun,
     OutputCheck,
     ProfileReport,
     Stage,
@@ -137,6 +140,11 @@ class ScriptedBench:
         estimate = Estimate(workload="small", seconds=1e-3 / speed, base_seconds=1e-3)
         return ProfileReport(estimates=(estimate,), timings=test.timings, diagnosis=test.examined)
 
+    def pack(self, stage: CompileStage, test: TestStage) -> bytes:
+        self.enter("pack")
+        replay = Replay(problem=PROBLEM, workload="small", seed=0)
+        return pack_folder({"of": stage.handle}, {"k.cubin": b"binary"}, replay)
+
     def verdict(
         self,
         candidate: Candidate,
@@ -163,6 +171,7 @@ class ScriptedBench:
             "compile": compile.report,
             "test": test.report if test else None,
             "profile": profile,
+            "file": test.file if test else None,
         }
         return Verdict.model_validate(made | ({"score": score, "score_kind": kind} if status == "correct" else {}))
 
@@ -206,6 +215,8 @@ class ScriptedGpu:
     def _found(self, call: str, stage: CompileStage, lines: tuple[str, ...]) -> TestStage:
         self._bench.enter(call)
         status, speed = _read(stage.handle, *lines)
+        said = re.search(_LINE.format("file"), stage.handle, re.MULTILINE) if call == "confirm" else None
+        ran = {"outputs": said[1], "reason": "as scripted", "seconds": 0.0} if said else None
         second, passed = call == "confirm", status is Status.CORRECT
         decided = _timing("decision", math.log(speed))
         confirmed = _timing("confirmation", math.log(speed)) if second else None
@@ -216,6 +227,7 @@ class ScriptedGpu:
             reason="" if passed else f"as the {call} found",
             timings=(timing,) if passed else (),
             confirmation=second,
+            file=FileRun.model_validate(ran) if ran else None,
         )
 
 

@@ -95,6 +95,10 @@ class Bench(Protocol):
         """Speed of a candidate that passed its test."""
         ...
 
+    def pack(self, stage: CompileStage, test: TestStage) -> bytes:
+        """The plan of a candidate and what replays it, as `gpu.replay_folder.pack_folder` makes it."""
+        ...
+
     def verdict(
         self,
         candidate: Candidate,

@@ -29,6 +29,7 @@ from typing import Any, Literal
 from verifier.bench import CompileStage, TestStage
 from verifier.candidate import Candidate
 from verifier.errors import SandboxError
+from verifier.gpu.replay_folder import Replay, pack_folder
 from verifier.interpreter.gate import (
     INTERPRET_ENVIRON,
     INTERPRET_PRELOAD,
@@ -284,6 +285,15 @@ class Judge:
             choices={t.workload: t.choice for t in test.timings}, static=made.diagnosis,
         )  # fmt: skip
         return report.model_copy(update={"measured": measured, "diagnosis": (*test.examined, *diagnosis)})
+
+    def pack(self, stage: CompileStage, test: TestStage) -> bytes:
+        """The plan as `replay_folder` packs it, for the first timed workload and inputs that are no secret."""
+        kept: Kept = stage.handle
+        first = self._timed()[0].name
+        choice = next((t.choice for t in test.timings if t.workload == first), {})
+        return pack_folder(
+            kept.plan_json, kept.blobs, Replay(problem=self.problem, workload=first, seed=0, choice=choice)
+        )
 
     def verdict(
         self,

@@ -22,9 +22,11 @@ async def critique(state: AttemptState, runtime: Runtime[Context]) -> dict[str, 
     turn = attempt.turns[state["turn"] - 1]
     if turn.status is None:
         context.progress(attempt.id, "critique")
-        verdict = await _verdict(context, attempt, state)
-        text = None if turn.candidate else unparsable(turn.parsed)
-        event = await judged_event(context, verdict, text, *([turn.source] if turn.source else []))
+        verdict, candidate = await _verdict(context, attempt, state), None
+        if turn.candidate is not None:
+            candidate = context.candidate(attempt, state["turn"])
+        text = None if candidate else unparsable(turn.parsed)
+        event = await judged_event(context, attempt.id, verdict, candidate, text)
         where = {"attempt": attempt.id, "turn": state["turn"], "duplicate_of": state["duplicate"]}
         context.settle_gpu({"t": "verdict", **where, **event}, attempt.id, turn.request)
         context.judge.release(attempt.id)

@@ -4,6 +4,7 @@ goes on with a GPU is judged anew. Verdicts are scripted.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from agent.search import Reason, Summary, search
 from agent.session import Deps
 from agent.stop import Stop
 from agent.testing import ScriptedBench, ScriptedGpu, ScriptedModel, Wander, by_seed, make_run, reply, source
+from experiments.report import render
 from strategies.base import Operator, Outcome, Proposal, SearchView
 from tools.fleet.local import LocalFleet
 from tools.models.base import ModelRequest
@@ -179,6 +181,22 @@ async def test_a_measured_run_needs_its_gpu(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="measures on a GPU, and none is chosen"):
         await go(folder, drawn(source(speed=2.0)), Drafts(1))
     assert folder.journal.read_bytes() == before
+
+
+async def test_a_file_that_does_something_else_ships_its_plan(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", measured=True, width=1)
+    script = drawn(source(speed=2.0, file="different"), source(speed=3.0))
+    await go(folder, script, Drafts(1), ScriptedGpu())
+    assert json.loads((folder.best / "plan" / "plan.json").read_text()) == {"of": folder.best_file().read_text()}
+    assert (folder.best / "plan" / "blobs" / "k.cubin").read_bytes() == b"binary"
+    assert "verifier.gpu.replay_once" in (folder.best / "replay.py").read_text()
+    verdict = load_run(folder.path).attempts[0].turns[0].verdict
+    assert verdict is not None
+    assert (verdict.confirmed, verdict.ships_plan) == (True, True)
+    assert "the plan is what was judged, and what ships" in render(load_run(folder.path))
+    other = make_run(tmp_path / "other", measured=True)
+    await go(other, script, Drafts(2), ScriptedGpu())
+    assert sorted(path.name for path in other.best.iterdir()) == ["fake.py", "verdict.json"], "the next best is a file"
 
 
 # -- begun without a GPU ---------------------------------------------------------------------------

@@ -10,6 +10,7 @@ refused or late costs a sentence, not a verdict. Free of CUDA and torch.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -63,6 +65,28 @@ def write_folder(folder: Path, plan: Mapping[str, Any], blobs: Mapping[str, byte
             raise ValueError(f"a blob is named {name!r}")
         (folder / "blobs" / name).write_bytes(data)
     return folder
+
+
+def pack_folder(plan: Mapping[str, Any], blobs: Mapping[str, bytes], replay: Replay) -> bytes:
+    """The same folder as one zip file, equal for equal content; `unpack_folder` writes it."""
+    parts = {"plan.json": json.dumps(plan).encode(), "request.json": replay.model_dump_json().encode()}
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in {**parts, **{f"blobs/{name}": blobs[name] for name in sorted(blobs)}}.items():
+            archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
+    return made.getvalue()
+
+
+def unpack_folder(packed: bytes, folder: Path) -> Path:
+    """Writes the folder of `pack_folder` and gives it. Raises ValueError for anything else."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+            plan, request = json.loads(archive.read("plan.json")), archive.read("request.json")
+            names = [name for name in archive.namelist() if name.startswith("blobs/")]
+            blobs = {name.removeprefix("blobs/"): archive.read(name) for name in names}
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise ValueError(f"this is no packed plan: {error}") from error
+    return write_folder(folder, plan, blobs, Replay.model_validate_json(request))
 
 
 def find_tool(name: str, places: Sequence[Path] = _PLACES) -> Path | None:
