@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from verifier.plan import ssa
 from verifier.plan.textutil import MAX_IR_BYTES
 
 ACCESSES = ("none", "load", "store", "both")
@@ -104,7 +105,7 @@ class _Analysis:
         self.returned: Roots = NOTHING
         self._regions: dict[int, _Region] = {}
         self._branches: dict[str, list[Roots]] = {}
-        lines = function.body.splitlines()
+        lines = list(ssa.unique(function.body.splitlines()))
         for last in (False, True):  # twice, so that what a loop yields reaches its carried names
             for line in lines:
                 self._visit(line, last)

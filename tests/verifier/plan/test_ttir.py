@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from verifier.plan.ssa import unique
 from verifier.plan.ttir import accesses
 
 PTR = "!tt.ptr<f32>"
@@ -34,6 +35,60 @@ def test_a_loaded_index_is_no_address() -> None:
 
 def test_atomics_are_both() -> None:
     assert kernel("%0 = tt.atomic_rmw fadd, acq_rel, gpu, %b, %n : x")[1] == "both"
+
+
+def test_sibling_regions_reuse_names() -> None:
+    """`%1` is an address of %a in one region and a number in the other, `%p` once this pointer and once that one."""
+    body = """
+scf.for %i = %n to %n step %n  : i32 {
+  %1 = tt.addptr %a, %i : x
+  %2 = tt.load %1 : x
+  scf.for %j = %n to %n step %n iter_args(%p = %a) -> (x)  : i32 {
+    %3 = tt.load %p : x
+    scf.yield %p : x
+  }
+}
+scf.for %i = %n to %n step %n  : i32 {
+  %1 = math.sqrt %n : f32
+  %2 = tt.addptr %b, %i : x
+  tt.store %2, %1 : x
+  scf.for %j = %n to %n step %n iter_args(%p = %b) -> (x)  : i32 {
+    tt.store %p, %1 : x
+    scf.yield %p : x
+  }
+}
+"""
+    assert kernel(body) == ["load", "store", "none"]
+
+
+def test_names_are_made_unique() -> None:
+    lines = """    %r:2 = scf.for %i = %n to %m step %s iter_args(%p = %a, %q = %p) -> (x)  : i32 {
+      %v = tt.load %p : x
+      scf.yield %v, %q : x
+    } loc(#1)
+    %w = scf.while (%p = %r#1) : (x) -> x {
+      scf.condition(%c) %p : x
+    } do {
+    ^bb0(%p: x):
+      %v = tt.load %p : x
+      scf.yield %v : x
+    } loc(#2)
+    tt.store %w, %r#0 : x""".splitlines()
+    assert (
+        list(unique(lines))
+        == """    %r:2 = scf.for %i = %n to %m step %s iter_args(%p = %a, %q = %p) -> (x)  : i32 {
+      %v = tt.load %p : x
+      scf.yield %v, %q : x
+    } loc(#1)
+    %w = scf.while (%p$$1 = %r#1) : (x) -> x {
+      scf.condition(%c) %p$$1 : x
+    } do {
+    ^bb0(%p$$2: x):
+      %v$$1 = tt.load %p$$2 : x
+      scf.yield %v$$1 : x
+    } loc(#2)
+    tt.store %w, %r#0 : x""".splitlines()
+    )
 
 
 def test_loop_carried_pointers() -> None:
