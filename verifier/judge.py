@@ -48,6 +48,7 @@ from verifier.plan.reader import PlanError, read_plan
 from verifier.plan.schema import Plan
 from verifier.plan.triton_versions import version_findings
 from verifier.problem import LibraryPolicy, Problem, Role, Workload
+from verifier.profile import shares
 from verifier.sandbox.limits import Limits
 from verifier.sandbox.zygote import JobResult, Zygote, isolation_gaps
 from verifier.target import get_target
@@ -171,6 +172,7 @@ class Judge:
         self._lock = threading.Lock()
         self._arguments: list[dict[str, Any]] | None = None
         self._base: tuple[dict[str, Any], dict[str, bytes]] | None = None
+        self._reference_flop: dict[str, int] = {}
 
     def prepare(self) -> None:
         """Inspects and traces the reference once, before anything is spent. Raises ProblemError."""
@@ -178,6 +180,7 @@ class Judge:
             if self._arguments is None:
                 arguments = [self._inspected(w) for w in self._workloads()]
                 self._base = self._traced_reference(arguments)
+                self._reference_flop = {} if self._base is None else shares.totals(read_plan(*self._base))
                 run_reference(self.problem, self._zygotes, self._seed)
                 self._arguments = arguments
 
@@ -414,7 +417,8 @@ class Judge:
             found = (*found, *version_findings(candidate.source, version("triton")))
             if plan is None:
                 return status, found, None
-            return None, tuple(dict.fromkeys((*found, *audit(plan, self.problem, candidate.source, job.blobs)))), plan
+            objections = audit(plan, self.problem, candidate.source, job.blobs, self._reference_flop)
+            return None, tuple(dict.fromkeys((*found, *objections))), plan
         except (PlanError, ValueError, KeyError, TypeError) as forged:
             message = f"the trace gave no valid plan: {forged}"
             return Status.REJECTED, (Diagnostic(severity="error", code="malformed-plan", message=message),), None

@@ -24,9 +24,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from verifier.plan.schema import LaunchStep, Plan, Program
+from verifier.profile.calls import view_bytes
 from verifier.profile.diagnosis import MAX_ADVICE, launch_bound, library_share, ranked
 from verifier.profile.rules import Finding, microseconds, occupancy_limit, size, tensor_hint
-from verifier.profile.steps import view_bytes
 from verifier.target import Target
 from verifier.verdict import (
     Ceilings,

@@ -11,15 +11,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from verifier.plan import ttir
 from verifier.plan.arguments import DescriptorArg, PointerArg, values_in
 from verifier.plan.device_rules import check_device_code
+from verifier.plan.products import Product, products
 from verifier.plan.reader import ITEM_BYTES
 from verifier.plan.schema import AtenStep, KernelImage, LaunchStep, Plan, Program
 from verifier.plan.source_rules import check_source
 from verifier.plan.textutil import clip, excerpt
 from verifier.problem import LibraryPolicy, Precision, Problem
+from verifier.profile import shares
 from verifier.target import get_target
 from verifier.verdict import Diagnostic
 
@@ -32,22 +35,31 @@ _DTYPE_RANK = {
     "float8_e4m3fnuz": 2,
     "float8_e5m2fnuz": 2,
 }
+_PRODUCT_RANK = {"f16": 1, "bf16": 1, "e4m3": 2, "e5m2": 2, "e2m1": 2, "s8": 2, "u8": 2, "s4": 2, "u4": 2}
 
 
 def audit(
-    plan: Plan, problem: Problem, source: str, blobs: Mapping[str, bytes] | None = None
+    plan: Plan,
+    problem: Problem,
+    source: str,
+    blobs: Mapping[str, bytes] | None = None,
+    reference_flop: Mapping[str, int] | None = None,
 ) -> tuple[Diagnostic, ...]:
     """Findings about the plan, errors first, each with the candidate's line where one is known.
 
-    `blobs` are the plan's; without them no kernel counts as one that only moves data.
+    `blobs` are the plan's; without them no kernel counts as one that only moves data. `reference_flop` by workload, as
+    `shares.totals` gives it; without it no share is told.
     """
     found: list[Diagnostic] = [Diagnostic(**f.model_dump()) for f in plan.findings]
     found += check_source(source)
     movers = _movers(plan, blobs or {})
-    for image in plan.kernels.values():
-        found += _device_code(image, (blobs or {}).get(f"{image.ptx}.ptx", b"").decode(errors="replace"))
+    texts = {key: (blobs or {}).get(f"{i.ptx}.ptx", b"").decode(errors="replace") for key, i in plan.kernels.items()}
+    for key, image in plan.kernels.items():
+        found += _device_code(image, texts[key])
+    multiplied = {key: products(text) for key, text in texts.items()}
     for program in plan.programs:
-        found += _Audit(plan, program, problem, source, movers).run()
+        known = _Known(movers, multiplied, (reference_flop or {}).get(program.workload, 0))
+        found += _Audit(plan, program, problem, source, known).run()
     order = {"error": 0, "warning": 1, "advice": 2}
     return tuple(sorted(_merged(found), key=lambda d: order[d.severity]))
 
@@ -88,12 +100,24 @@ def _merged(found: Iterable[Diagnostic]) -> list[Diagnostic]:
     return list(merged.values())
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known beside the program itself."""
+
+    movers: frozenset[str]
+    """Kernels that only move data."""
+    products: Mapping[str, frozenset[Product]]
+    """Matrix instructions by kernel."""
+    reference_flop: int
+    """0 where it is not known."""
+
+
 class _Audit:
     """Findings of one program."""
 
-    def __init__(self, plan: Plan, program: Program, problem: Problem, source: str, movers: frozenset[str]) -> None:
+    def __init__(self, plan: Plan, program: Program, problem: Problem, source: str, known: _Known) -> None:
         self._plan, self._program, self._problem, self._source = plan, program, problem, source
-        self._movers = movers
+        self._known = known
         self._found: list[Diagnostic] = []
 
     def run(self) -> list[Diagnostic]:
@@ -173,7 +197,7 @@ class _Audit:
             reads, writes, kills = _effects(self._plan, program, step)
             launch = isinstance(step, LaunchStep)
             shown = ((from_input, bool(reads & from_input)), (from_launch, launch or bool(reads & from_launch)))
-            computes = isinstance(step, LaunchStep) and step.kernel not in self._movers
+            computes = isinstance(step, LaunchStep) and step.kernel not in self._known.movers
             for marked, gains in (*shown, (computed, computes or bool(reads & computed))):
                 marked -= kills
                 if gains:
@@ -229,19 +253,15 @@ class _Audit:
 
     def _library(self) -> None:
         compute = [s for s in self._program.library() if s.role in ("compute", "random")]
+        flop = shares.by_operator(self._program, self._plan.flags)
         for op, steps in _by_op(compute).items():
             count = f" ({len(steps)} calls)" if len(steps) > 1 else ""
+            message = f"forward computes with `{op}`{count}{shares.share(flop[op], self._known.reference_flop)}"
             if self._problem.library is LibraryPolicy.FORBIDDEN:
-                self._say("error", "library-compute",
-                    f"forward computes with `{op}`{count}; this problem allows only custom "
-                          "kernels", steps[0].line)  # fmt: skip
+                said = f"{message}; this problem allows only custom kernels"
+                self._say("error", "library-compute", said, steps[0].line)
             else:
-                self._say(
-                    "advice",
-                    "library-compute",
-                    f"forward computes with `{op}`{count}; a fused kernel may do it",
-                    steps[0].line,
-                )
+                self._say("advice", "library-compute", f"{message}; a fused kernel may do it", steps[0].line)
         for step in (s for s in compute if s.role == "random"):
             self._say("warning", "random", f"`{step.op}` draws random numbers, so repeated calls differ", step.line)
         host = [s for s in self._program.library() if self._on_host(s)]
@@ -253,14 +273,12 @@ class _Audit:
         return step.role in ("compute", "move") and bool(storages) and all(s.device == "cpu" for s in storages)
 
     def _precision(self) -> None:
-        """Buffers narrower than the contract, unless the task's own inputs are as narrow."""
+        """Buffers and products narrower than the contract, unless the task's own inputs are as narrow."""
         program = self._program
-        allowed = max(
-            [
-                _RANK[self._problem.precision],
-                *(_DTYPE_RANK.get(program.values[v].dtype, 0) for v in program.inputs),
-            ]
-        )
+        contract = self._problem.precision
+        inputs = [_DTYPE_RANK.get(program.values[v].dtype, 0) for v in program.inputs]
+        allowed = max([_RANK[contract], *inputs])
+        self._products(allowed, exact=contract is Precision.FP32 and not any(inputs))
         for step in program.forward:
             for value in _written_values(step):
                 v = program.values[value]
@@ -268,6 +286,21 @@ class _Audit:
                     self._say("warning", "narrow-buffer",
                         f"a buffer of dtype {v.dtype} is narrower than the contract "
                               f"({self._problem.precision.value})", step.line)  # fmt: skip
+
+    def _products(self, allowed: int, *, exact: bool) -> None:
+        """Matrix instructions of the launched kernels. `exact`: the contract is fp32 without TF32."""
+        for kernel in dict.fromkeys(step.kernel for step in self._program.launches()):
+            image = self._plan.kernels[kernel]
+            for product in sorted(self._known.products[kernel]):
+                rank = _PRODUCT_RANK.get(product.operand, 0)
+                if rank > allowed or (exact and product.operand == "tf32"):
+                    what = f"multiplies matrices in {product.operand}, which is narrower than the contract"
+                elif product.result == "f16" and not allowed:
+                    what = "adds up matrix products in f16, which is narrower than the contract"
+                else:
+                    continue
+                message = f"kernel `{image.title}` {what} ({self._problem.precision.value})"
+                self._say("warning", "narrow-products", message, image.line)
 
     def _state(self) -> None:
         program = self._program

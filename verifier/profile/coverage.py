@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from verifier.plan.schema import AtenStep, Program
+from verifier.profile.calls import view_bytes
 from verifier.profile.rules import TimedLaunch, TimedLibrary
-from verifier.profile.steps import view_bytes
 from verifier.verdict import Diagnostic
 
 ENOUGH = 0.9

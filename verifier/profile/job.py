@@ -23,13 +23,14 @@ from typing import Any
 from verifier.plan.reader import read_plan
 from verifier.plan.schema import Alternative, AtenStep, KernelImage, LaunchStep, Plan, Program
 from verifier.profile import cubin, ttir
+from verifier.profile.calls import library_call
 from verifier.profile.coverage import shortfalls
 from verifier.profile.diagnosis import diagnose
 from verifier.profile.estimate import estimate_launch
 from verifier.profile.library import ATTENTIONS, CONVOLUTIONS, MATMULS, operand_class
 from verifier.profile.roofline import L2, StepTime, estimate_library
 from verifier.profile.rules import TimedLaunch, TimedLibrary
-from verifier.profile.steps import Kernel, WorkCache, kernel_of, launch_facts, library_call
+from verifier.profile.steps import Kernel, WorkCache, kernel_of, launch_facts
 from verifier.target import Target, get_target
 from verifier.verdict import Estimate, KernelReport, LaunchEstimate, LaunchReport
 

@@ -22,7 +22,7 @@ from verifier.plan.audit import audit
 from verifier.plan.reader import read_plan
 from verifier.plan.schema import Plan
 from verifier.plan.trace import trace_job
-from verifier.problem import LibraryPolicy, Problem, Role, Workload
+from verifier.problem import LibraryPolicy, Precision, Problem, Role, Workload
 from verifier.verdict import Diagnostic
 
 PRELUDE = """import torch, torch.nn as nn, triton, triton.language as tl
@@ -56,11 +56,18 @@ class Traced:
     error: str = ""
     plan: Plan | None = field(default=None)
 
-    def findings(self, library: LibraryPolicy = LibraryPolicy.ASSIST) -> tuple[Diagnostic, ...]:
+    def findings(
+        self,
+        library: LibraryPolicy = LibraryPolicy.ASSIST,
+        precision: Precision = Precision.TF32,
+        flop: dict[str, int] | None = None,
+    ) -> tuple[Diagnostic, ...]:
         assert self.plan is not None, (self.status, self.diagnostics)
         workload = Workload(name="w", roles=frozenset({Role.SMALL}))
-        problem = Problem(name="test", source="", file="test.py", workloads=(workload,), library=library)
-        return audit(self.plan, problem, self.source)
+        problem = Problem(
+            name="test", source="", file="test.py", workloads=(workload,), library=library, precision=precision
+        )
+        return audit(self.plan, problem, self.source, self.blobs, flop)
 
     def errors(self, library: LibraryPolicy = LibraryPolicy.ASSIST) -> set[str]:
         return {d.code for d in self.findings(library) if d.severity == "error"}

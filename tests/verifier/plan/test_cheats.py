@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from verifier.problem import LibraryPolicy
+from verifier.plan.products import products
+from verifier.problem import LibraryPolicy, Precision
 
 NEW = "class ModelNew(nn.Module):\n"
 
@@ -112,6 +113,20 @@ def test_library_compute_is_refused_only_where_forbidden(trace: Callable[..., An
     assert traced.errors(LibraryPolicy.ASSIST) == set()
 
 
+@pytest.mark.parametrize("policy", [LibraryPolicy.FORBIDDEN, LibraryPolicy.ASSIST])
+def test_library_compute_names_its_share(trace: Callable[..., Any], policy: LibraryPolicy) -> None:
+    """Of 64x1024 times 1024x64 and a softmax of the result; the reference also computes the ReLU."""
+    traced = trace(
+        NEW + "    def forward(self, x):\n        y = x @ x.t()\n        return relu(torch.softmax(y, -1))\n"
+    )
+    product, rows = 2 * 64 * 64 * 1024, 64 * 64
+    found = traced.findings(policy, flop={"w0": product + 2 * rows})
+    said = {d.message.split("`")[1]: d.message for d in found if d.code == "library-compute"}
+    assert "99.9% of the reference's FLOP" in said["aten::matmul"]
+    assert "0.0488% of the reference's FLOP" in said["aten::softmax.int"]
+    assert [d.line for d in found if d.code == "library-compute"] == [14, 15]
+
+
 def test_swallowed_failure_is_reported(trace: Callable[..., Any]) -> None:
     body, _ = REFUSED["fallback to torch"]
     found = [d for d in trace(body).findings() if d.code == "swallowed-error"]
@@ -123,3 +138,51 @@ def test_swallowed_failure_is_reported(trace: Callable[..., Any]) -> None:
 def test_narrow_buffers_are_named(trace: Callable[..., Any]) -> None:
     traced = trace(NEW + "    def forward(self, x): return relu(x.half()).float()\n")
     assert "narrow-buffer" in {d.code for d in traced.findings()}
+
+
+DOT = """
+@triton.jit
+def dot_k(x, o, T: tl.constexpr, A: tl.constexpr):
+    r = tl.arange(0, 64)
+    a = tl.load(x + r[:, None] * 64 + r[None, :]).to(T)
+    tl.store(o + r[:, None] * 64 + r[None, :], tl.dot(a, a, out_dtype=A).to(tl.float32))
+class ModelNew(nn.Module):
+    def forward(self, x):
+        o = torch.empty_like(x)
+        dot_k[(1,)](x, o, T=%s, A=%s)
+        return o
+"""
+
+
+@pytest.mark.parametrize(
+    ("types", "precision", "inputs", "said"),
+    [
+        (("tl.float32", "tl.float32"), Precision.TF32, "float32", ""),
+        (("tl.float32", "tl.float32"), Precision.FP32, "float32", "in tf32"),
+        (("tl.bfloat16", "tl.float32"), Precision.TF32, "float32", "in bf16"),
+        (("tl.float16", "tl.float32"), Precision.FP16, "float32", ""),
+        (("tl.float16", "tl.float16"), Precision.TF32, "float32", "in f16"),
+        (("tl.float16", "tl.float32"), Precision.TF32, "float16", ""),
+        (("tl.float8e4nv", "tl.float32"), Precision.FP16, "float16", "in e4m3"),
+    ],
+)
+def test_narrow_products_are_named(
+    trace: Callable[..., Any], types: tuple[str, str], precision: Precision, inputs: str, said: str
+) -> None:
+    """By what the machine multiplies in, whatever the buffers' dtypes are."""
+    matrix = {"kind": "tensor", "shape": [64, 64], "dtype": inputs, "stride": None}
+    traced = trace(DOT % types, [matrix])
+    found = [d for d in traced.findings(precision=precision) if d.code == "narrow-products"]
+    assert [(said in d.message, d.line) for d in found] == ([(True, 13)] if said else [])
+
+
+def test_kinds_of_matrix_instructions() -> None:
+    text = """
+    wgmma.mma_async.sync.aligned.m64n64k8.f32.tf32.tf32 {%f1}, %rd1, %rd2, p, 1, 1;
+    mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%r1}, {%r2}, {%r3}, {%r4};
+    wmma.mma.sync.aligned.row.col.m16n16k16.f32.f32 {%f1}, {%r1}, {%r2}, {%f2};
+    wmma.mma.sync.aligned.row.col.m16n16k16.f32.bf16.bf16.f32 {%f1}, {%r1}, {%r2}, {%f2};
+    tcgen05.mma.cta_group::1.kind::tf32 [%r1], %rd1, %rd2, %r2, p;
+    // no instruction: mma
+    """
+    assert products(text) == {("tf32", "f32"), ("f16", "f16"), ("f16", "f32"), ("bf16", "f32"), ("tf32", "")}
