@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from verifier.bench import TestStage
 from verifier.candidate import Candidate
 from verifier.gpu.bench import GpuBench
 from verifier.gpu.ceilings import ceilings
@@ -18,6 +21,7 @@ from verifier.interpreter.gate import Zygotes
 from verifier.judge import Judge
 from verifier.loader import parse_problem
 from verifier.problem import Problem
+from verifier.verdict import Status, TestReport
 
 pytestmark = [
     pytest.mark.gpu,
@@ -57,6 +61,50 @@ def test_the_planted_cause_is_measured(name: str, zygotes: Zygotes) -> None:
     assert timing.decided.candidate_seconds is not None
     if name != "launches":  # there, a graph starts kernels faster than events can tell
         assert workload.seconds == pytest.approx(timing.decided.candidate_seconds, rel=0.2)
+
+
+UNMASKED = "tl.load(x + at, mask=inside)"
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[GpuBench]:
+    """For a scaled sum of 4,194,305 elements: one beyond a whole block."""
+    text = (PLANTED / "at_roof_problem.py").read_text().replace("67108864", "4194305")
+    with closing(GpuBench(parse_problem(text, file="p.py", name="p"), 5)) as made:
+        yield made
+
+
+def test_a_new_best_is_confirmed_and_examined(bench: GpuBench, zygotes: Zygotes) -> None:
+    judge = Judge(bench.problem, zygotes, seed=5, measured=True)
+    source = Candidate(source=(PLANTED / "at_roof.py").read_text())
+    verdict = judge.judge(source, bench.visit, bench.confirm, bench.examine)
+    assert verdict.confirmed, verdict.reason
+    assert verdict.profile is not None
+    (timing,) = verdict.profile.timings
+    assert timing.confirmed is not None
+    assert timing.confirmed.upper is not None
+    assert timing.confirmed.lower is not None
+    assert timing.confirmed.upper - timing.confirmed.lower < 0.02
+    told = {d.code: d.message for d in verdict.profile.diagnosis}
+    if find_tool("ncu") and "not-examined" not in told:
+        assert any("Counted: " in message for message in told.values()), told
+
+
+def test_the_sanitizer_sees_what_no_value_shows(bench: GpuBench, zygotes: Zygotes) -> None:
+    """It reads beyond its input, and what it reads there is stored nowhere: a visit has no objection."""
+    if find_tool("compute-sanitizer") is None:
+        pytest.skip("compute-sanitizer is not installed")
+    judge = Judge(bench.problem, zygotes, seed=5, measured=True)
+    source = (PLANTED / "at_roof.py").read_text()
+    assert UNMASKED in source
+    stage = judge.compile(Candidate(source=source.replace(UNMASKED, "tl.load(x + at)")))
+    assert stage.status is None, stage.reason
+    untested = TestReport(outcome="not_applicable", basis="interpreter", seconds=0.0)
+    visited = bench.visit(stage, TestStage(report=untested, status=Status.UNTESTED))
+    assert visited.status is None, visited.reason
+    found = bench.examine(stage, visited)
+    assert found.status is Status.OUT_OF_BOUNDS, [d.message for d in found.examined]
+    assert found.examined[0].line == 14
 
 
 def test_ceilings_are_measured_once(tmp_path: Path) -> None:
