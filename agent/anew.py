@@ -1,8 +1,9 @@
 """What a run without a GPU kept, judged again where there is one.
 
-An estimate and a measurement never stand in one ranking: from the event `measure` on, what was correct or untested has
-no score until it was judged anew, and nothing is proposed before that. The questions of the estimated part replay as
-they were asked; the new verdicts are events of their own. Each costs GPU seconds under the key `TURN/anew`.
+An estimate and a measurement never stand in one ranking: from the event `measure` on, what was correct, untested or
+untraceable has no score until it was judged anew, and nothing is proposed before that. The questions of the estimated
+part replay as they were asked; the new verdicts are events of their own. Each costs GPU seconds under the key
+`TURN/anew`.
 """
 
 from __future__ import annotations

@@ -21,6 +21,8 @@ from verifier.verdict import Status
 
 Event = Mapping[str, Any]
 INIT = "a0000"
+KEPT = frozenset({Status.CORRECT, Status.UNTESTED, Status.UNTRACEABLE})
+"""What a run without a GPU could not finish judging."""
 
 
 @dataclass(slots=True)
@@ -173,7 +175,7 @@ class History:
         self.measured, self.device = True, event["device"]
         for attempt in self.attempts.values():
             for turn in attempt.turns:
-                if turn.status in (Status.CORRECT, Status.UNTESTED):
+                if turn.status in KEPT:
                     turn.status, turn.score, turn.pending = Status.UNTESTED, None, True
             self._end_again(attempt)
 

@@ -83,7 +83,9 @@ class Live:
                 for made in event["proposals"]:
                     self._row(made["attempt"], operator=made["operator"], parents=" ".join(made["parents"]))
             case "init":
-                self._row("a0000", operator="init", parents="")
+                self._row("a0000", operator="init", parents="", candidate=event["candidate"])
+            case "answer":
+                self._row(event["attempt"], candidate=event["candidate"])
             case "stage":
                 self._row(event["attempt"], stage=event["stage"])
             case "wait":
@@ -93,13 +95,17 @@ class Live:
             case "measure":
                 self._measure()
             case "anew":
-                self._row(event["attempt"], stage="", status=event["status"], score=event["score"])
+                self._row(event["attempt"], stage="")
+                for row in self._rows.values():
+                    if row["candidate"] == event["candidate"]:
+                        row |= {"status": event["status"], "score": event["score"]}
                 self._lead(event)
             case "outcome":
                 self._ended(event)
 
     def _row(self, attempt: str, **values: Any) -> None:
-        self._rows.setdefault(attempt, {"operator": "", "parents": "", "stage": "", "status": "", "score": None})
+        empty = {"operator": "", "parents": "", "stage": "", "status": "", "score": None, "candidate": None}
+        self._rows.setdefault(attempt, empty)
         self._rows[attempt].update(values)
 
     def _ended(self, event: Mapping[str, Any]) -> None:
@@ -156,7 +162,8 @@ def announce(folder: RunFolder, summary: Summary, report: Path) -> None:
         say(f"best: {summary.best.attempt}, {gain} over the eager reference ({how})")
         say(f"kernel: {summary.best_file}")
     else:
-        say("best: nothing correct was found" + (" yet" if summary.reason in _UNFINISHED else ""))
+        what = "was confirmed" if summary.measured else "correct was found"
+        say(f"best: nothing {what}" + (" yet" if summary.reason in _UNFINISHED else ""))
     if not folder.manifest.model.is_language_model:
         say("note: the sampler draws from hand-written templates; it is not a language model")
     say(f"report: {report}")

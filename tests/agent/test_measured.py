@@ -24,7 +24,7 @@ from experiments.report import render
 from strategies.base import Operator, Outcome, Proposal, SearchView
 from tools.fleet.local import LocalFleet
 from tools.models.base import ModelRequest
-from verifier.errors import UsageError
+from verifier.errors import InfrastructureError, UsageError
 from verifier.verdict import Stage, Status
 
 Scripted = Callable[[ModelRequest], str]
@@ -281,6 +281,28 @@ async def test_a_run_cut_anywhere_while_judged_anew_ends_the_same(tmp_path: Path
 
 def gpu_of_events(folder: RunFolder) -> float:
     return sum(sum(e["gpu"].values()) for e in read_events(folder.journal)[0] if e["t"] in ("verdict", "anew"))
+
+
+async def test_faults_while_judged_anew_are_noted_and_the_third_of_one_ends_the_session(tmp_path: Path) -> None:
+    folder = await estimated(tmp_path / "run", 1)
+    with pytest.raises(InfrastructureError, match="the visit worker broke"):
+        await go(folder, drawn(*KEPT), Drafts(1), ScriptedGpu(faults={"visit": 3}))
+    assert len(load_run(folder.path).faults) == 2
+    summary = await go(folder, drawn(*KEPT), Drafts(1), ScriptedGpu(faults={"confirm": 1}))
+    assert (summary.anew, summary.ended, summary.reason) == (2, 2, Reason.STRATEGY)
+    assert load_run(folder.path).spent.gpu_seconds == pytest.approx(gpu_of_events(folder))
+
+
+async def test_a_stop_while_judged_anew_leaves_the_rest_for_later(tmp_path: Path) -> None:
+    folder, stop = await estimated(tmp_path / "run"), Stop()
+
+    def on_event(event: Any) -> None:
+        if event["t"] == "anew":
+            stop.request()
+
+    summary = await go(folder, drawn(*KEPT), Drafts(len(KEPT)), ScriptedGpu(), on_event=on_event, stop=stop)
+    assert (summary.reason, summary.anew) == (Reason.INTERRUPTED, 1)
+    assert (await go(folder, drawn(*KEPT), Drafts(len(KEPT)), ScriptedGpu())).anew == 5
 
 
 async def test_without_room_in_the_budget_what_waits_is_untested(tmp_path: Path) -> None:

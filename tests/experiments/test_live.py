@@ -13,8 +13,8 @@ from rich.console import Console
 from agent.journal import read_events
 from agent.search import search
 from agent.session import Deps
-from agent.testing import ScriptedBench, ScriptedModel, Wander, make_run
-from experiments.live import Live
+from agent.testing import ScriptedBench, ScriptedGpu, ScriptedModel, Wander, make_run, reply, source
+from experiments.live import Live, announce
 from tools.fleet.local import LocalFleet
 
 CLOSED = "import os\nfrom experiments.live import say\n[say('x' * 9999) for _ in range(99)]\nos.write(2, b'went on')"
@@ -38,6 +38,29 @@ async def test_plain_lines_without_a_terminal(tmp_path: Path, capsys: pytest.Cap
     spent = sum(event["actual"].get("calls", 0) for event in past if event["t"] == "settle")
     assert f"{spent} of 20 calls" in shown
     assert capsys.readouterr().out == ""
+
+
+async def test_a_run_that_gets_a_gpu_says_that_it_was_judged_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_run(tmp_path / "run")
+    script = ScriptedModel(lambda request: reply(source(speed=9.0, visit="correct 2.0")))
+    for devices in ((), (ScriptedGpu(),)):
+        capsys.readouterr()
+        past = read_events(folder.journal)[0] if devices else []
+        live = Live(folder.manifest, past)
+        with live, LocalFleet(ScriptedBench(), 1, devices) as fleet:
+            deps = Deps(Wander(2), script, fleet, devices=("NVIDIA H200",) * len(devices))
+            summary = await search(folder, deps, live.see)
+        announce(folder, summary, folder.path / "report.html")
+    said = capsys.readouterr().out
+    assert "judged anew on NVIDIA H200: 1 verdicts" in said
+    assert "2.00x over the eager reference (measured on a GPU, confirmed)" in said
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(Live(folder.manifest, read_events(folder.journal)[0])._render())
+    shown = console.export_text()
+    assert "9.00x" not in shown
+    assert shown.count("2.00x") == 3, "both rows, the second is a duplicate, and the best"
 
 
 def test_a_closed_pipe_ends_the_view_and_nothing_else() -> None:
