@@ -3,14 +3,17 @@
     task          what get_inputs returns
     normal        N(0, 1)
     heavy_tailed  Student's t with 3 degrees of freedom, clamped to +-64
-    sparse        N(0, 1), nine of ten elements are zero
-    scaled        N(0, 1) times a power of two from 1/4 to 4, another one for each tensor
-    integers      whole numbers from -3 to 3, exact in every dtype
+    sparse        N(0, 1) / 256, nine of ten elements are zero: a wrong epsilon or an absolute threshold shows
+    scaled        64 N(0, 1) for one tensor, 8 N(0, 1) where several are replaced: scores, products of two among them,
+                  pass 100, so that exp overflows where no maximum is subtracted
+    integers      whole numbers with many ties, exact in every dtype: the first tensor from -7 to -1, so that a maximum
+                  which begins at zero shows; the others from -3 to 3
 
 Only floating tensors are replaced. Integer, bool and complex tensors, tensors whose values are all in {0, 1,
 -1, +-inf} (masks, labels) and everything that is no tensor keep the task's own values, fresh by seed. Shape,
-dtype and strides are kept. The caller skips a distribution on which the float64 reference raises or is not
-finite.
+dtype and strides are kept, and so is what a kernel may rely on: zeros where the task's own tensor has many of them
+(triangular, banded), symmetry where its last two dimensions have it. The caller skips a distribution on which the
+float64 reference raises or is not finite.
 
 `probe` makes integers for which a (multi)linear operator is exact in fp32 whatever the order of summation,
 and not in anything narrower: odd integers of 18 bits against sparse {-1, 0, 1}.
@@ -21,7 +24,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +35,18 @@ DRAWS = ("task", "normal", "heavy_tailed", "sparse", "scaled", "integers")
 PROBE_BITS = 18
 PROBE_TERMS = 16
 """Nonzero terms per sum on average, so that sums stay below 2^24."""
+SAMPLE = 4096
+STRUCTURE = 0.05
+"""Share of zeros above which they have a meaning."""
+LARGE, LARGE_TOGETHER, SMALL = 64.0, 8.0, 2.0**-8
+"""Deviations of `scaled` for one tensor and for several, and of `sparse`."""
+
+
+class _Place(NamedTuple):
+    """Which of the replaced tensors one is."""
+
+    number: int
+    count: int
 
 
 def derive_seed(seed: int, *names: str) -> int:
@@ -51,7 +66,11 @@ def draw(name: str, get_inputs: Callable[[], Any], seed: int, device: torch.devi
         return values
     make = _MAKERS[name]
     generator = torch.Generator(device).manual_seed(seed)
-    made: list[Any] = _replace(values, (make(t, generator) if replaceable(t) else t for t in leaves(values)))
+    given = list(leaves(values))
+    chosen = [i for i, t in enumerate(given) if replaceable(t)]
+    for place, i in enumerate(chosen):
+        given[i] = _structured(make(given[i], generator, _Place(place, len(chosen))), given[i])
+    made: list[Any] = _replace(values, given)
     return made
 
 
@@ -98,9 +117,39 @@ def replaceable(tensor: Tensor) -> bool:
     """Whether a distribution may replace this tensor: floating, and neither a mask nor a label."""
     if not tensor.dtype.is_floating_point or not tensor.numel():
         return False
-    values = tensor.detach().float()
-    special = (values == 0) | (values.abs() == 1) | values.isinf()
-    return not bool(special.all())
+    return not _special(_sample(tensor)) or not _special(tensor.detach())
+
+
+def _special(values: Tensor) -> bool:
+    """Whether all are in {0, 1, -1, +-inf}."""
+    values = values.float()
+    return bool(((values == 0) | (values.abs() == 1) | values.isinf()).all())
+
+
+def _sample(tensor: Tensor) -> Tensor:
+    """At most SAMPLE elements, spread over the tensor by steps that no shape has."""
+    count = min(tensor.numel(), SAMPLE)
+    at = torch.arange(count, device=tensor.device) * 2_654_435_761 % tensor.numel()
+    places, rest = [], at
+    for n in reversed(tensor.shape):
+        places.append(rest % n)
+        rest = rest // n
+    return tensor.detach()[tuple(reversed(places))]
+
+
+def _structured(made: Tensor, own: Tensor) -> Tensor:
+    """`made` with the zeros and the symmetry of the task's own tensor."""
+    if float((_sample(own).float() == 0).float().mean()) > STRUCTURE:
+        made.copy_(made.float() * (own.float() != 0))
+    if _symmetric(own):
+        made.copy_(torch.triu(made.float()) + torch.triu(made.float(), 1).mT)
+    return made
+
+
+def _symmetric(own: Tensor) -> bool:
+    if own.dim() < 2 or own.shape[-1] != own.shape[-2] or own.shape[-1] == 1:
+        return False
+    return all(torch.equal(part, part.mT) for part in (own[..., :64, :64].float(), own.float()))
 
 
 def _replace(values: Any, tensors: Iterable[Tensor]) -> Any:
@@ -115,7 +164,7 @@ def _like(values: Tensor, own: Tensor) -> Tensor:
     return result.copy_(values.to(own.dtype)) if result.stride() == own.stride() else values.to(own.dtype)
 
 
-def _normal(own: Tensor, generator: torch.Generator) -> Tensor:
+def _normal(own: Tensor, generator: torch.Generator, place: _Place) -> Tensor:
     return _like(_randn(own, generator), own)
 
 
@@ -131,28 +180,28 @@ def _randint(low: int, high: int, shape: Sequence[int], generator: torch.Generat
     return torch.randint(low, high, tuple(shape), generator=generator, device=generator.device)
 
 
-def _heavy_tailed(own: Tensor, generator: torch.Generator) -> Tensor:
+def _heavy_tailed(own: Tensor, generator: torch.Generator, place: _Place) -> Tensor:
     normal, squares = _randn(own, generator), torch.zeros(own.shape, device=generator.device)
     for _ in range(3):
         squares += _randn(own, generator).square_()
     return _like(normal.div_(squares.div_(3).sqrt_()).clamp_(-64, 64), own)
 
 
-def _sparse(own: Tensor, generator: torch.Generator) -> Tensor:
+def _sparse(own: Tensor, generator: torch.Generator, place: _Place) -> Tensor:
     kept = _rand(own, generator) < 0.1
-    return _like(_randn(own, generator) * kept, own)
+    return _like(_randn(own, generator).mul_(kept).mul_(SMALL if own.dtype.itemsize > 1 else 1.0), own)
 
 
-def _scaled(own: Tensor, generator: torch.Generator) -> Tensor:
-    power = int(_randint(-2, 3, (), generator))
-    return _like(_randn(own, generator) * 2.0**power, own)
+def _scaled(own: Tensor, generator: torch.Generator, place: _Place) -> Tensor:
+    return _like(_randn(own, generator).mul_(LARGE if place.count == 1 else LARGE_TOGETHER), own)
 
 
-def _integers(own: Tensor, generator: torch.Generator) -> Tensor:
-    return _like(_randint(-3, 4, own.shape, generator).float(), own)
+def _integers(own: Tensor, generator: torch.Generator, place: _Place) -> Tensor:
+    low, high = (-7, 0) if place.number == 0 else (-3, 4)
+    return _like(_randint(low, high, own.shape, generator).float(), own)
 
 
-_MAKERS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+_MAKERS: dict[str, Callable[[Tensor, torch.Generator, _Place], Tensor]] = {
     "normal": _normal,
     "heavy_tailed": _heavy_tailed,
     "sparse": _sparse,

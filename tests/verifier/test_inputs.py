@@ -45,11 +45,42 @@ def test_the_seed_decides(name: str) -> None:
 def test_distributions() -> None:
     made = {name: inputs.draw(name, lambda: [torch.rand(200, 200)], 5)[0] for name in inputs.DRAWS}
     assert 0.85 < (made["sparse"] == 0).double().mean() < 0.95
-    assert torch.equal(made["integers"], made["integers"].round())
-    assert made["integers"].abs().max() == 3
+    assert 0 < made["sparse"].abs().max() < 0.05
     assert made["heavy_tailed"].abs().max() > 10 > made["normal"].abs().max()
     assert made["heavy_tailed"].abs().max() <= 64
+    assert made["scaled"].max() > 100
+    assert made["scaled"].min() < -100
+    assert set(made["integers"].unique().tolist()) == set(range(-7, 0))
     assert all(bool(torch.isfinite(t).all()) for t in made.values())
+
+
+def test_of_several_tensors_the_products_are_large_and_the_first_is_negative() -> None:
+    tensors = [torch.rand(64, 64), torch.rand(64, 64)]
+    one, other = inputs.draw("scaled", lambda: tensors, 5)
+    assert 100 < (one * other).abs().max() < 1500
+    first, second = inputs.draw("integers", lambda: tensors, 5)
+    assert first.max() == -1
+    assert (second.min(), second.max()) == (-3, 3)
+
+
+@pytest.mark.parametrize("name", inputs.DRAWS[1:])
+def test_what_a_kernel_may_rely_on_is_kept(name: str) -> None:
+    square = torch.rand(2, 65, 65)
+    given = [square.tril(), square + square.mT, square.half().triu(), torch.eye(65) * 2, square]
+    lower, symmetric, upper, diagonal, plain = inputs.draw(name, lambda: given, 5)
+    assert torch.equal(lower, lower.tril())
+    assert torch.equal(symmetric, symmetric.mT)
+    assert torch.equal(upper, upper.triu())
+    assert torch.equal(diagonal, diagonal.diag().diag())
+    assert bool(diagonal.any()) or name == "sparse"
+    assert not torch.equal(plain, plain.mT)
+
+
+def test_a_mask_with_one_value_that_is_none_is_no_mask() -> None:
+    mask = torch.zeros(100_000)
+    assert not inputs.replaceable(mask)
+    mask[77_777] = 0.5
+    assert inputs.replaceable(mask)
 
 
 def test_seeds_of_uses_differ() -> None:
