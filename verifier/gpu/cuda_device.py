@@ -19,7 +19,7 @@ from verifier.gpu.cuda import CudaError
 from verifier.gpu.device import Call, Captured, Failure, Timed
 from verifier.gpu.graph import CapturedProgram
 from verifier.gpu.launch import CudaLauncher, Launcher
-from verifier.gpu.memory import ReplayError
+from verifier.gpu.memory import ReplayError, Span
 from verifier.gpu.protocol import FailureKind
 from verifier.gpu.replay import Replayer
 
@@ -65,7 +65,7 @@ class CudaBlock:
             raise ValueError("outside of the block")
         if not count:
             return torch.empty(0, dtype=torch.uint8, device=self._device)
-        return torch.as_tensor(_Span(self._address + start, count), device=self._device)
+        return torch.as_tensor(Span(self._address + start, count), device=self._device)
 
     def close(self) -> None:
         """Waits for the device first, so that no kernel loses memory under its feet."""
@@ -75,15 +75,6 @@ class CudaBlock:
         torch.cuda.synchronize()
         cuda.check("unmapping memory", api.cuMemUnmap(address, self.nbytes))
         cuda.check("giving addresses back", api.cuMemAddressFree(address, self.nbytes))
-
-
-class _Span:
-    """Device memory as torch takes it (CUDA Array Interface, version 3)."""
-
-    def __init__(self, address: int, count: int) -> None:
-        self.__cuda_array_interface__ = {
-            "shape": (count,), "typestr": "|u1", "data": (address, False), "version": 3, "strides": None,
-        }  # fmt: skip
 
 
 class CudaDevice:

@@ -27,6 +27,7 @@ STATUS: dict[str, Status] = {
     "load-failed": Status.COMPILE_ERROR,
     "not-replayed": Status.UNTRACEABLE,
     "plan-refused": Status.REJECTED,
+    "wrote-past": Status.OUT_OF_BOUNDS,
     "unexpected": Status.RUNTIME_ERROR,
 }
 """What a failure of the runner says about the candidate."""
@@ -41,6 +42,7 @@ _WORDS: dict[str, str] = {
     "load-failed": "a kernel could not be loaded",
     "not-replayed": "the plan cannot be replayed",
     "plan-refused": "the plan is malformed",
+    "wrote-past": "a kernel wrote outside of every tensor",
     "unexpected": "it failed",
 }
 _SEND_SECONDS = 30.0

@@ -1,8 +1,14 @@
-"""The memory of one program under replay: which torch storage stands for each storage of the plan."""
+"""The memory of one program under replay: which torch storage stands for each storage of the plan.
+
+While a plan is checked, what it allocates has guards around it, as slots have: an allocator packs tensors close, so that
+a store past the end of one would land in another or in nobody's memory, and fault nowhere.
+"""
 
 from __future__ import annotations
 
 import base64
+import secrets
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +19,10 @@ from verifier.specs import dtype_of
 _NAN_BYTE = 0xFF
 """A value of these bytes is NaN in every floating dtype."""
 _ODD_BYTE = 0xAA
+
+
+GUARD = 64 << 10
+"""Bytes on either side of an allocation that is guarded."""
 
 
 class ReplayError(RuntimeError):
@@ -26,6 +36,10 @@ class Memory:
         self._program, self._device = program, device
         self._held: dict[int, torch.UntypedStorage] = {}
         self._views: dict[int, Tensor] = {}
+        self.guarded = False
+        """Whether allocations get guards from now on."""
+        self._guards: dict[int, list[Tensor]] = {}
+        self._byte, self._broken = 1 + secrets.randbelow(253), torch.zeros((), dtype=torch.bool, device=device)
         dtypes = ((v.storage, dtype_of(v.dtype)) for v in program.values)
         self._floating = {storage for storage, dtype in dtypes if dtype.is_floating_point or dtype.is_complex}
 
@@ -63,6 +77,8 @@ class Memory:
 
     def drop(self, storage: int) -> None:
         """Forgets a storage, so that its memory can serve again."""
+        for guard in self._guards.pop(storage, ()):
+            self._broken |= (guard != self._byte).any()
         if self._held.pop(storage, None) is not None:
             for value in [v for v in self._views if self._program.values[v].storage == storage]:
                 del self._views[value]
@@ -70,8 +86,23 @@ class Memory:
     def allocate(self, storage: int) -> None:
         """Fresh memory of the plan's size, at least one byte."""
         said = self._program.storages[storage]
-        device = self._device if said.device == "cuda" else torch.device("cpu")
-        self.hold(storage, torch.empty(max(said.bytes, 1), dtype=torch.uint8, device=device).untyped_storage())
+        size, cuda = max(said.bytes, 1), said.device == "cuda"
+        around = GUARD if self.guarded and cuda else 0
+        made = torch.empty(size + 2 * around, dtype=torch.uint8, device=self._device if cuda else torch.device("cpu"))
+        if not around:
+            self.hold(storage, made.untyped_storage())
+            return
+        self.hold(storage, part_of(made, around, size).untyped_storage())
+        self._guards[storage] = [made[:around].fill_(self._byte), made[around + size :].fill_(self._byte)]
+
+    def written_past(self) -> bool:
+        """Whether a guard was ever changed since the last time that this was asked."""
+        for guard in (g for guards in self._guards.values() for g in guards):
+            self._broken |= (guard != self._byte).any()
+            guard.fill_(self._byte)
+        found = bool(self._broken)
+        self._broken.zero_()
+        return found
 
     def poison(self, storage: int) -> None:
         """Fills a storage so that a read of what nobody wrote shows: NaN, or an odd number."""
@@ -91,3 +122,19 @@ class Memory:
             data = bytearray(base64.b64decode(constant.data))
             if data:
                 self.bytes(constant.storage)[: len(data)].copy_(torch.frombuffer(data, dtype=torch.uint8))
+
+
+def part_of(whole: Tensor, start: int, count: int) -> Tensor:
+    """`count` bytes of a dense uint8 tensor in a torch storage of its own. Dies with `whole` on a GPU."""
+    if whole.is_cuda:
+        return torch.as_tensor(Span(whole.data_ptr() + start, count), device=whole.device)
+    return torch.from_numpy(whole.numpy()[start : start + count])
+
+
+class Span:
+    """Device memory as torch takes it (CUDA Array Interface, version 3)."""
+
+    def __init__(self, address: int, count: int) -> None:
+        self.__cuda_array_interface__: dict[str, Any] = {
+            "shape": (count,), "typestr": "|u1", "data": (address, False), "version": 3, "strides": None,
+        }  # fmt: skip

@@ -179,7 +179,7 @@ def _poll(end: socket.socket, event: int, seconds: float) -> bool:
 
 FailureKind = Literal[
     "illegal-address", "device-assert", "launch-failed", "out-of-memory", "load-failed", "not-replayed", "plan-refused",
-    "unexpected",
+    "wrote-past", "unexpected",
 ]  # fmt: skip
 Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
 

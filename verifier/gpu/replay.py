@@ -25,6 +25,8 @@ from verifier.plan.schema import Alternative, AtenStep, Generator, KernelImage, 
 Step = AtenStep | LaunchStep
 _KEPT = ("input", "parameter", "constant", "setup", "scratch", "earlier_input")
 """Origins of storages that live from one run to the next."""
+GUARDED_BYTES = 1 << 28
+"""Of the largest allocation that is made twice while a plan is checked, to have guards around it."""
 
 
 class Replayer:
@@ -70,6 +72,11 @@ class Replayer:
         for position, (value, tensor) in enumerate(zip(self.program.inputs, inputs, strict=True)):
             self._bind_input(position, value, tensor)
         self._state = state
+        self._memory.guarded = self.poison
+
+    def written_past(self) -> bool:
+        """Whether kernels wrote past what the plan allocated, where memory is poisoned; since the last time asked."""
+        return self._memory.written_past()
 
     def _bind_input(self, position: int, value: int, tensor: Tensor) -> None:
         said = self.program.values[value]
@@ -247,14 +254,16 @@ class Replayer:
         fits = tensor.stride() == said.stride and tensor.storage_offset() == said.offset
         big = tensor.untyped_storage().nbytes() >= self.program.storages[said.storage].bytes
         aliases = tensor.untyped_storage().data_ptr() in given and tensor.numel() > 0
-        if own is None and fits and big and not aliases:
+        made = step.role in ("alloc", "fill")
+        guarded = self.poison and made and tensor.untyped_storage().nbytes() < GUARDED_BYTES
+        if own is None and fits and big and not aliases and not guarded:
             self._memory.hold(said.storage, tensor.untyped_storage())
         else:
             if own is None:
                 self._memory.allocate(said.storage)
             if not allocation:
                 self._memory.value(value).copy_(tensor)
-                self.relaid += 1
+                self.relaid += not guarded
         if allocation and self.poison:
             self._memory.poison(said.storage)
 

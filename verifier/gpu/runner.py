@@ -162,6 +162,8 @@ class Runner:
         program.run()
         program.give()
         self._device.synchronize()
+        if program.replayer.written_past():
+            return Reply(turn=turn, failure="wrote-past", text="the guard of a tensor that forward makes has changed")
         return Reply(turn=turn)
 
     def _choose(self, message: Message, turn: int) -> Reply:

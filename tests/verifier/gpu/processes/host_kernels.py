@@ -55,6 +55,12 @@ def overrun(launch: Alternative, addresses: Sequence[int]) -> None:
     tensor_at(addresses[0] - 4, 1, torch.float32).zero_()
 
 
+def overrun_output(launch: Alternative, addresses: Sequence[int]) -> None:
+    """Writes one element behind its output, which is memory of the call."""
+    right(launch, addresses)
+    tensor_at(addresses[2] + 4 * 300, 1, torch.float32).zero_()
+
+
 def flaky(launch: Alternative, addresses: Sequence[int]) -> None:
     """Right within the error, and never the same twice."""
     global calls

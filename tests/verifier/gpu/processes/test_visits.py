@@ -46,6 +46,7 @@ WRONG = {
     "mutating": (Status.WRONG, "input-mutated"),
     "late": (Status.WRONG, "wrong-value"),
     "overrun": (Status.OUT_OF_BOUNDS, "out-of-bounds"),
+    "overrun_output": (Status.OUT_OF_BOUNDS, "wrote-past"),
     "memory": (Status.RUNTIME_ERROR, "out-of-memory"),
 }
 
