@@ -6,8 +6,8 @@
     sparse        N(0, 1) / 256, nine of ten elements are zero: a wrong epsilon or an absolute threshold shows
     scaled        64 N(0, 1) for one tensor, 8 N(0, 1) where several are replaced: scores, products of two among them,
                   pass 100, so that exp overflows where no maximum is subtracted
-    integers      whole numbers with many ties, exact in every dtype: the first tensor from -7 to -1, so that a maximum
-                  which begins at zero shows; the others from -3 to 3
+    integers      whole numbers from -3 to 3, with many ties, exact in every dtype; where the reference reduces, the
+                  first tensor is from -7 to -1, so that a maximum which begins at zero shows
 
 Only floating tensors are replaced. Integer, bool and complex tensors, tensors whose values are all in {0, 1,
 -1, +-inf} (masks, labels) and everything that is no tensor keep the task's own values, fresh by seed. Shape,
@@ -47,6 +47,7 @@ class _Place(NamedTuple):
 
     number: int
     count: int
+    reduced: bool
 
 
 def derive_seed(seed: int, *names: str) -> int:
@@ -55,8 +56,10 @@ def derive_seed(seed: int, *names: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def draw(name: str, get_inputs: Callable[[], Any], seed: int, device: torch.device | str = "cpu") -> list[Any]:
-    """Arguments of `forward` under distribution `name`, made on `device`.
+def draw(
+    name: str, get_inputs: Callable[[], Any], seed: int, device: torch.device | str = "cpu", *, reduced: bool = False
+) -> list[Any]:
+    """Arguments of `forward` under distribution `name`, made on `device`; `reduced`: its outputs are much smaller.
 
     The same on every call with equal arguments on one kind of device; the kinds differ. Raises KeyError for a name that
     is not in DRAWS.
@@ -69,7 +72,7 @@ def draw(name: str, get_inputs: Callable[[], Any], seed: int, device: torch.devi
     given = list(leaves(values))
     chosen = [i for i, t in enumerate(given) if replaceable(t)]
     for place, i in enumerate(chosen):
-        given[i] = _structured(make(given[i], generator, _Place(place, len(chosen))), given[i])
+        given[i] = _structured(make(given[i], generator, _Place(place, len(chosen), reduced)), given[i])
     made: list[Any] = _replace(values, given)
     return made
 
@@ -197,7 +200,7 @@ def _scaled(own: Tensor, generator: torch.Generator, place: _Place) -> Tensor:
 
 
 def _integers(own: Tensor, generator: torch.Generator, place: _Place) -> Tensor:
-    low, high = (-7, 0) if place.number == 0 else (-3, 4)
+    low, high = (-7, 0) if place.reduced and place.number == 0 else (-3, 4)
     return _like(_randint(low, high, own.shape, generator).float(), own)
 
 

@@ -33,6 +33,10 @@ def _uncounted(name: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
+REDUCED = 8
+"""Elements of the largest input for one of the outputs, of a reference that reduces."""
+
+
 class Skip(Exception):
     """A distribution that the reference cannot take; the message says why."""
 
@@ -87,6 +91,8 @@ class Reference:
     state: dict[str, Tensor] = field(init=False)
     part: Part = field(default=_uncounted, repr=False)
     """Told what takes time: inputs, float64, native, yardstick."""
+    reduces: bool = field(default=False, init=False)
+    """Whether the outputs are much smaller than the largest input; known after the first run."""
 
     def __post_init__(self) -> None:
         self.state = {k: v.detach() for k, v in self.model.state_dict().items() if isinstance(v, Tensor)}
@@ -111,7 +117,7 @@ class Reference:
     def inputs(self, name: str, *salt: str) -> list[Any]:
         """The arguments of `forward` under distribution `name`, made anew; another `salt` gives other values."""
         with self.part("inputs"), user_errors(self.problem):
-            return inputs.draw(name, self.get_inputs, self._seed(name, *salt), self.device)
+            return inputs.draw(name, self.get_inputs, self._seed(name, *salt), self.device, reduced=self.reduces)
 
     def _seed(self, name: str, *salt: str) -> int:
         return inputs.derive_seed(self.seed, self.workload.name, "draw", name, *salt)
@@ -190,8 +196,11 @@ class Reference:
         return model
 
     def _forward(self, model: nn.Module, values: list[Any], seed: int) -> Any:
+        largest = max((t.numel() for t in leaves(values)), default=0)
         torch.manual_seed(seed)
-        return model(*values)
+        made = model(*values)
+        self.reduces = REDUCED * sum(t.numel() for t in leaves(made)) <= largest
+        return made
 
     def _float64(self, values: list[Any], state: dict[str, Tensor], seed: int) -> Any:
         wide = [_double(v) for v in values]

@@ -302,6 +302,32 @@ def test_equal_values_that_are_no_extremes_are_not_ties() -> None:
     assert not compare(torch.tensor([1]), torch.tensor([0]), torch.tensor([0]), Precision.TF32, inputs=[x]).passed
 
 
+def test_indices_of_the_largest_few_may_break_ties_either_way_and_take_nothing_twice() -> None:
+    x = torch.tensor([[5.0, 1.0, 5.0, 5.0, 4.0], [0.0, 2.0, 2.0, 1.0, 9.0]])
+    expected = torch.topk(x, 3).indices
+
+    def passed(output: list[list[int]], expected: Tensor = expected) -> bool:
+        return compare(torch.tensor(output), expected, expected, Precision.TF32, inputs=[x]).passed
+
+    assert passed([[3, 0, 2], [4, 2, 1]])
+    assert not passed([[3, 0, 0], [4, 2, 1]])
+    assert not passed([[3, 0, 4], [4, 2, 1]])
+    assert not passed([[3, 0, 2], [2, 4, 1]])
+    assert passed([[2, 3, 0, 4, 1], [4, 1, 2, 3, 0]], torch.sort(x, descending=True).indices)
+    assert not passed([[1, 1, 1], [0, 0, 0]], torch.tensor([[1, 1, 1], [3, 3, 3]]))
+
+
+def test_whole_numbers_made_of_rounded_ones_differ_where_pytorchs_own_do() -> None:
+    reference = torch.arange(4096)
+    native, mine, far = reference.clone(), reference.clone(), reference.clone()
+    native[17] += 1
+    mine[100:104] += 1
+    far[100:105] += 1
+    assert compare(mine, reference, native, Precision.TF32).passed
+    assert not compare(far, reference, native, Precision.TF32).passed
+    assert not compare(mine, reference, reference, Precision.TF32).passed
+
+
 def test_booleans() -> None:
     reference = seeded(64, 64) > 0
     flipped = reference.clone()
