@@ -46,7 +46,7 @@ class _Place(NamedTuple):
     """Which of the replaced tensors one is."""
 
     number: int
-    count: int
+    among: int
     reduced: bool
 
 
@@ -196,7 +196,7 @@ def _sparse(own: Tensor, generator: torch.Generator, place: _Place) -> Tensor:
 
 
 def _scaled(own: Tensor, generator: torch.Generator, place: _Place) -> Tensor:
-    return _like(_randn(own, generator).mul_(LARGE if place.count == 1 else LARGE_TOGETHER), own)
+    return _like(_randn(own, generator).mul_(LARGE if place.among == 1 else LARGE_TOGETHER), own)
 
 
 def _integers(own: Tensor, generator: torch.Generator, place: _Place) -> Tensor:

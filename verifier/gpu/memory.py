@@ -1,7 +1,7 @@
 """The memory of one program under replay: which torch storage stands for each storage of the plan.
 
-While a plan is checked, what it allocates has guards around it, as slots have: an allocator packs tensors close, so that
-a store past the end of one would land in another or in nobody's memory, and fault nowhere.
+While a plan is checked, what it allocates has guards around it, as slots have: an allocator packs tensors close, so
+that a store past the end of one would land in another or in memory of nobody, and fault nowhere.
 """
 
 from __future__ import annotations
