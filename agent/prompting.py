@@ -2,13 +2,14 @@
 printed as nothing.
 
 The reference is shown without the declarations that are for the judge (workloads, contract, opening prompt),
-because they name the held-out workloads.
+because they name the held-out workloads, and without the baselines that it is timed against.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +23,7 @@ from tools.models.base import Message
 from verifier.problem import LibraryPolicy, Precision, Problem, Role, Workload
 
 FOLDER = Path(__file__).parent / "prompts"
-DECLARATIONS = frozenset({"WORKLOADS", "PRECISION", "BASELINE", "PROMPT", "LIBRARY", "FLOPS", "TITLE"})
+DECLARATIONS = frozenset({"WORKLOADS", "PRECISION", "BASELINES", "BASELINE", "PROMPT", "LIBRARY", "FLOPS", "TITLE"})
 _OPENING = "Write a Triton kernel for the PyTorch module below."
 _PRECISIONS = {
     Precision.FP32: "float32 arithmetic throughout; TF32 products are not allowed.",
@@ -97,13 +98,19 @@ class Prompts:
 
 
 def shown_reference(source: str) -> str:
-    """The problem file without the judge's declarations."""
-    lines = source.splitlines()
-    for node in ast.parse(source).body:
-        if DECLARATIONS.intersection(_assigned(node)):
+    """The problem file without the judge's declarations and the classes of baselines."""
+    lines, body = source.splitlines(), ast.parse(source).body
+    baselines = {
+        value.id for node in body if "BASELINES" in _assigned(node) for value in ast.walk(node)
+        if isinstance(value, ast.Name) and isinstance(value.ctx, ast.Load) and value.id != "Model"
+    }  # fmt: skip
+    for node in body:
+        declared = isinstance(node, ast.ClassDef) and node.name in baselines
+        if declared or DECLARATIONS.intersection(_assigned(node)):
             for number in range(node.lineno - 1, node.end_lineno or node.lineno):
                 lines[number] = "\0"
-    return "\n".join(line for line in lines if line != "\0").strip("\n")
+    shown = "\n".join(line for line in lines if line != "\0").strip("\n")
+    return re.sub(r"\n{4,}", "\n\n\n", shown)
 
 
 def _assigned(node: ast.stmt) -> Iterable[str]:

@@ -84,6 +84,8 @@ class Manifest(Record):
     the journal says that they are judged anew."""
     examine: bool = True
     """A new best of a measured run gets a closer look: hardware counters and sanitizer."""
+    tuned: str | None = None
+    """Digest of the tuned plan of the problem's baseline that they are timed against; None for the plan as traced."""
     versions: dict[str, str] = Field(default_factory=dict)
     """Package to version; `triton` is shown to the model."""
     prompts: str

@@ -28,6 +28,7 @@ from experiments.suites import resolve
 from strategies import make_strategy
 from tools.models import make_model
 from tools.models.base import Prices, Sampling
+from verifier.baseline import kept_tuned
 from verifier.candidate import Candidate
 from verifier.errors import UsageError
 from verifier.gpu.bench import GpuBench
@@ -83,9 +84,11 @@ def verify(
         warn(fit.warning)
     secret = secrets.randbits(62) if seed is None else seed
     with nullcontext(zygotes) if zygotes else open_zygotes() as servers:
+        tuned = kept_tuned(known, fit.target.name) if devices else None
         judge = Judge(
-            known, servers, target=fit.target.name, seed=secret, measured=bool(devices), figures=fit.figures.name
-        )
+            known, servers, target=fit.target.name, seed=secret, measured=bool(devices), figures=fit.figures.name,
+            tuned=tuned,
+        )  # fmt: skip
         judge.prepare()
         if not devices:
             return judge.judge(Candidate(source=source))
@@ -179,6 +182,7 @@ def prepare(
         target=_facts(chosen),
         measured=measured,
         examine=deep,
+        tuned=kept_tuned(known, chosen.name) if measured else None,
         versions=versions(),
         prompts=Prompts().digest,
         isolation=isolation_gaps(),

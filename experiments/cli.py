@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from experiments.commands import batch, diff, doctor, explain, problems, report, resume, solve, verify
+from experiments.commands import baseline, batch, diff, doctor, explain, problems, report, resume, solve, verify
 from verifier.errors import ProblemError, StorageError, UsageError, WarpsmithError
 
 COMMANDS = {
@@ -26,6 +26,7 @@ COMMANDS = {
     "diff": diff,
     "batch": batch,
     "problems": problems,
+    "baseline": baseline,
     "doctor": doctor,
 }
 

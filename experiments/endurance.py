@@ -28,8 +28,9 @@ from typing import Any
 from experiments.fidelity.pack import Entry, answer_of, problem_of, read_index
 from experiments.fidelity.table import quantile
 from experiments.fidelity.trace import inspector
+from verifier.baseline import TRACE_JOB
 from verifier.errors import ProblemError, WarpsmithError
-from verifier.judge import COMPILE_PRELOAD, TRACE, TRACE_JOB
+from verifier.judge import COMPILE_PRELOAD, TRACE
 from verifier.sandbox.watch import children, private_bytes
 from verifier.sandbox.zygote import Zygote
 from verifier.verdict import Record

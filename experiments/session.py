@@ -114,6 +114,7 @@ def _workers(
     """The workers of a session. They may be of another kind in the next one."""
     problem, target, seed = folder.manifest.problem, fit.target.name, _input_seed(folder)
     options: dict[str, Any] = {"target": target, "seed": seed, "measured": bool(devices), "figures": fit.figures.name}
+    options["tuned"] = folder.manifest.tuned if devices else None
     with ExitStack() as opened:
         if fleet == "local":
             warm = zygotes or opened.enter_context(open_zygotes())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from textwrap import indent
 
 from rich.console import Console
@@ -13,6 +13,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
+from experiments.baselines import BaselineRow
 from experiments.doctor import Fact
 from verifier.problem import Problem
 from verifier.timing import WorkloadTiming
@@ -68,6 +69,12 @@ def visible(text: str) -> str:
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
+def base_name(verdict: Verdict) -> str:
+    """What the verdict's times are compared with, for example `flex, tuned`."""
+    base = verdict.compile.base if verdict.compile else None
+    return "eager" if base is None else base.name + ", tuned" * base.tuned
+
+
 def _plain(text: str) -> str:
     return escape(visible(text))
 
@@ -90,6 +97,9 @@ def print_verdict(verdict: Verdict) -> None:
     _measured(console, verdict)
     if verdict.profile:
         _diagnostics(console, verdict.profile.diagnosis)
+    base = verdict.compile.base if verdict.compile else None
+    if base is not None and base.instead:
+        console.print(f"[yellow]timed against {base.name}:[/] {_plain(base.instead)}")
     for gap in verdict.isolation:
         console.print(f"[yellow]isolation:[/] {escape(gap)}")
     console.print("seconds  " + "  ".join(f"{stage} {value:.2f}" for stage, value in verdict.seconds.items()))
@@ -138,9 +148,9 @@ def _kernels(console: Console, verdict: Verdict) -> None:
 def _timings(console: Console, verdict: Verdict) -> None:
     if not verdict.profile or not verdict.profile.timings:
         return
-    table = Table(
-        "workload", "measured", "eager reference", "speed-up", "interval", "blocks", "decision", "from", "flags"
-    )
+    base = base_name(verdict)
+    over = f"speed-up over {base}"
+    table = Table("workload", "measured", base, over, "interval", "blocks", "decision", "from", "flags")
     for timing in verdict.profile.timings:
         shown = timing.confirmed or timing.decided
         flags = " ".join((*shown.flags, *(() if all(timing.graphs) else ("by events",))))
@@ -178,13 +188,34 @@ def _microseconds(seconds: float | None) -> str:
 def _estimates(console: Console, verdict: Verdict) -> None:
     if not verdict.profile or not verdict.profile.estimates:
         return
-    table = Table("workload", "estimate", "eager reference, estimate", "ratio, estimate", "bound by")
+    table = Table("workload", "estimate", "eager, estimate", "ratio, estimate", "bound by")
     for e in verdict.profile.estimates:
         bound = max(e.launches, key=lambda part: part.seconds).bound if e.launches else "-"
         table.add_row(
             e.workload, seconds(e.seconds), seconds(e.base_seconds), f"{e.base_seconds / e.seconds:.2f}x", bound
         )
     console.print(table)
+
+
+def print_baselines(rows: Sequence[BaselineRow]) -> None:
+    """The rows of `baseline`."""
+    console, known = _console(), [row for row in rows if row.kind]
+    if known:
+        kind = known[0].kind
+        table = Table(
+            "baseline", "workload", f"{kind} time", f"eager, {kind}", f"speed-up, {kind}", "interval", "notes"
+        )
+        for row in known:
+            interval = "-" if row.lower is None or row.upper is None else f"{row.lower:.3f} to {row.upper:.3f}"
+            times = ["-" if t is None else seconds(t) for t in (row.seconds, row.eager_seconds)]
+            notes = ["primary"] * row.primary + ["tuned"] * row.tuned
+            notes += ["by events"] * (row.graphs is not None and not all(row.graphs))
+            ratio = "-" if row.speedup is None else f"{row.speedup:.2f}x"
+            table.add_row(row.baseline, row.workload, *times, ratio, interval, ", ".join(notes))
+        console.print(table)
+    for row in rows:
+        if row.kind is None:
+            console.print(f"[bold]{row.baseline}[/] has no time: {_plain(row.reason)}")
 
 
 def print_problems(rows: Iterable[tuple[str, str]]) -> None:

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal
 
+from verifier.baseline import TRACE_JOB, Base, Bases
 from verifier.bench import CompileStage, TestStage
 from verifier.candidate import Candidate
 from verifier.errors import SandboxError
@@ -39,7 +40,7 @@ from verifier.interpreter.gate import (
     run_gate,
     run_reference,
 )
-from verifier.loader import read_inspection, render
+from verifier.loader import read_inspection
 from verifier.plan import twice
 from verifier.plan.agreement import difference, read_calls, untested
 from verifier.plan.audit import audit, library_steps
@@ -65,7 +66,6 @@ from verifier.verdict import (
     Verdict,
 )
 
-TRACE_JOB = "verifier.plan.trace:trace_job"
 PROFILE_JOB = "verifier.profile.job:profile_job"
 INSPECT_JOB = "verifier.loader:inspect_job"
 COMPILE_PRELOAD = (
@@ -136,8 +136,8 @@ class Kept:
     plan_json: Mapping[str, Any]
     """The plan as the tracing process wrote it; whoever replays it reads it again."""
     blobs: Mapping[str, bytes]
-    base: tuple[dict[str, Any], dict[str, bytes]] | None
-    """Plan and blobs of the reference, None where it cannot be traced."""
+    base: Base | None
+    """What it is timed against, None where no baseline can be traced."""
 
 
 Visit = Callable[[CompileStage, TestStage], TestStage]
@@ -158,10 +158,12 @@ class Judge:
         seed: int | None = None,
         measured: bool = False,
         figures: str | None = None,
+        tuned: str | None = None,
     ) -> None:
         """`measured`: a GPU judges what passes here, so all workloads but the small ones are traced and the interpreter
         is only a first gate: no second trace proves that it saw the plan's work. `figures`: the device whose rates
-        make estimates and advice, where it is another one than the target.
+        make estimates and advice, where it is another one than the target. `tuned`: digest of the kept plan of the
+        primary baseline that was tuned on a device, None for the plan that a trace makes.
         """
         self.problem = problem
         self._measured = measured
@@ -170,19 +172,29 @@ class Judge:
         self._zygotes = zygotes
         self._seed = secrets.randbits(62) if seed is None else seed
         self._lock = threading.Lock()
+        self._ready = False
         self._arguments: list[dict[str, Any]] | None = None
-        self._base: tuple[dict[str, Any], dict[str, bytes]] | None = None
+        self._base: Base | None = None
+        self._eager: Base | None = None
+        """What estimates are compared with: how often a compiled baseline loops may be in its data."""
+        self._tuned = tuned
+        self._bases = Bases(problem, target, self._run_trace)
         self._reference_flop: dict[str, int] = {}
 
     def prepare(self) -> None:
-        """Inspects and traces the reference once, before anything is spent. Raises ProblemError."""
+        """Inspects the reference and traces its baseline once, before anything is spent. Raises ProblemError, and
+        UsageError where the tuned base is not kept any more.
+        """
         with self._lock:
-            if self._arguments is None:
-                arguments = [self._inspected(w) for w in self._workloads()]
-                self._base = self._traced_reference(arguments)
-                self._reference_flop = {} if self._base is None else shares.totals(read_plan(*self._base))
+            if not self._ready:
+                eager = self._eager = self._bases.eager(self._timed_arguments())
+                self._reference_flop = {} if eager is None else shares.totals(read_plan(eager.plan, eager.blobs))
+                if self._measured:
+                    self._base = self._bases.primary(self._timed_arguments(), self._tuned)
+                else:
+                    self._base = eager
                 run_reference(self.problem, self._zygotes, self._seed)
-                self._arguments = arguments
+                self._ready = True
 
     def judge(self, candidate: Candidate, visit: Visit | None = None, *further: Visit) -> Verdict:
         """All stages of one candidate, one after the other. `visit` is that of a `Device`, `further` are its `confirm`
@@ -292,7 +304,7 @@ class Judge:
     def pack(self, stage: CompileStage, test: TestStage) -> bytes:
         """The plan as `replay_folder` packs it, for the first timed workload and inputs that are no secret."""
         kept: Kept = stage.handle
-        first = self._timed()[0].name
+        first = self.problem.timed[0].name
         choice = next((t.choice for t in test.timings if t.workload == first), {})
         return pack_folder(
             kept.plan_json, kept.blobs, Replay(problem=self.problem, workload=first, seed=0, choice=choice)
@@ -331,12 +343,7 @@ class Judge:
     def _workloads(self) -> tuple[Workload, ...]:
         """Those that are traced: the timed ones; where a GPU judges also those to check and those held out."""
         more = (*self.problem.having(Role.CHECK), *self.problem.having(Role.HELD_OUT)) if self._measured else ()
-        return tuple({w.name: w for w in (*self._timed(), *more)}.values())
-
-    def _timed(self) -> tuple[Workload, ...]:
-        """Those that make the score: the timed ones, else all that are not held out."""
-        shown = tuple(w for w in self.problem.workloads if Role.HELD_OUT not in w.roles)
-        return self.problem.having(Role.TIMED) or shown or self.problem.workloads
+        return tuple({w.name: w for w in (*self.problem.timed, *more)}.values())
 
     def _inspected(self, workload: Workload) -> dict[str, Any]:
         payload = {"problem": self.problem.model_dump(mode="json"), "workload": workload.name}
@@ -370,30 +377,27 @@ class Judge:
             "source": source, "filename": filename, "class": name, "target": self.target, "workloads": workloads,
             "disguise": disguise,
         }  # fmt: skip
-        return self._zygotes.compile.run(TRACE_JOB, payload, limits=TRACE)
+        return self._run_trace(TRACE_JOB, payload)
 
-    def _traced_reference(self, arguments: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, bytes]] | None:
-        """Plan and blobs of the reference, its workloads joined; None where the reference cannot be traced."""
-        programs: list[Any] = []
-        merged: dict[str, Any] = {}
-        blobs: dict[str, bytes] = {}
-        for workload, given in zip(self._workloads(), arguments, strict=True):
-            job = self._trace(render(self.problem, workload), "reference.py", "Model", [given])
-            if job.outcome != "ok" or job.value["status"] != "ok":
-                return None
-            merged = merged or job.value["plan"]
-            if job.value["plan"]["flags"] != merged["flags"]:
-                return None
-            merged["kernels"] |= job.value["plan"]["kernels"]
-            programs += job.value["plan"]["programs"]
-            blobs |= job.blobs
-        return {**merged, "programs": programs}, blobs
+    def baseline(self, name: str, tuned: Mapping[str, Any] | None = None) -> Base:
+        """A baseline of the problem. Raises BaselineError and ProblemError."""
+        with self._lock:
+            return self._bases.get(name, self._timed_arguments(), tuned)
+
+    def _timed_arguments(self) -> list[dict[str, Any]]:
+        """SPECs of the timed workloads, which come first in `_workloads`."""
+        if self._arguments is None:
+            self._arguments = [self._inspected(w) for w in self._workloads()]
+        return self._arguments[: len(self.problem.timed)]
+
+    def _run_trace(self, job: str, payload: dict[str, Any]) -> JobResult:
+        return self._zygotes.compile.run(job, payload, limits=TRACE)
 
     def _profile(self, job: JobResult) -> _Profiled:
         """Static profile and estimates, made in a confined child that never loads the candidate's Python."""
-        plan, blobs = self._base or (None, {})
-        payload = {"target": self._figures, "plan": job.value["plan"], "base": plan}
-        held = {**job.blobs, **{f"base/{name}": data for name, data in blobs.items()}}
+        base = self._eager
+        payload = {"target": self._figures, "plan": job.value["plan"], "base": base and base.plan}
+        held = job.blobs | ({f"base/{name}": data for name, data in base.blobs.items()} if base else {})
         result = self._zygotes.compile.run(PROFILE_JOB, payload, held, limits=PROFILE)
         if result.outcome != "ok":
             reason = f"no static profile: {result.outcome}, {result.error.splitlines()[0] if result.error else ''}"
@@ -441,6 +445,7 @@ class Judge:
             launches=profiled.launches,
             library_steps=library_steps(plan.programs[0]),
             findings=findings,
+            base=None if self._base is None else self._base.report,
             seconds=sum(clock.values()),
         )
         errors = [f for f in findings if f.severity == "error"]
@@ -459,7 +464,7 @@ class Judge:
         else:
             known = [e for e in profile.estimates if e.base_seconds > 0 and e.seconds > 0]
             ratios = {e.workload: math.log(e.base_seconds / e.seconds) for e in known}
-        found = [(w.weight, ratios.get(w.name)) for w in self._timed()]
+        found = [(w.weight, ratios.get(w.name)) for w in self.problem.timed]
         if any(ratio is None for _, ratio in found):
             return None, None
         score = sum(weight * ratio for weight, ratio in found if ratio is not None) / sum(w for w, _ in found)

@@ -42,6 +42,7 @@ def parse_problem(source: str, *, file: str, name: str) -> Problem:
     """Checks the text of a problem file. Raises ProblemError."""
     parsed = ProblemFile.parse(source, file)
     parsed.check_flops()
+    baselines, excuses = parsed.baselines()
     return Problem(
         name=name,
         source=source,
@@ -49,6 +50,8 @@ def parse_problem(source: str, *, file: str, name: str) -> Problem:
         workloads=parsed.workloads(),
         precision=parsed.precision(),
         baseline=parsed.baseline(),
+        baselines=baselines,
+        excuses=excuses,
         library=parsed.library(),
         prompt=parsed.prompt(),
         title=parsed.title(),

@@ -2,8 +2,8 @@
 
 A problem file is KernelBench's format: a class `Model`, functions `get_inputs` and `get_init_inputs`, and
 module-level constants. Our own format is the same file with optional upper-case declarations: `WORKLOADS`, `PRECISION`,
-`BASELINE`, `PROMPT`, `LIBRARY`, `FLOPS`, `TITLE`. A workload overrides module-level constants by name: the literal in
-`NAME = <literal>` is replaced before the file is executed, so constants derived from it follow.
+`BASELINES`, `BASELINE`, `PROMPT`, `LIBRARY`, `FLOPS`, `TITLE`. A workload overrides module-level constants by name: the
+literal in `NAME = <literal>` is replaced before the file is executed, so constants derived from it follow.
 
 The reference is the user's own code and is trusted. A candidate never sees it run.
 """
@@ -17,6 +17,9 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from verifier.verdict import Record
+
+BUILT_IN = ("eager", "compile")
+"""Baselines of every problem: `Model` as it is, and `torch.compile` of it."""
 
 Constant = int | float | bool | str | None | tuple[int | float, ...]
 
@@ -74,7 +77,11 @@ class Problem(Record):
     workloads: tuple[Workload, ...] = Field(min_length=1)
     precision: Precision = Precision.TF32
     baseline: str = "eager"
-    """Primary baseline: eager, compile, flex or cudnn."""
+    """The primary baseline, which candidates are timed against: one of `BUILT_IN` or of `baselines`."""
+    baselines: dict[str, str] = Field(default_factory=dict)
+    """Further baselines: name to the class of the file, which takes `Model`'s arguments and state."""
+    excuses: dict[str, str] = Field(default_factory=dict)
+    """Baselines that cannot be had, each with the reason."""
     library: LibraryPolicy = LibraryPolicy.ASSIST
     prompt: str | None = None
     """Opening prompt; None means the default one."""
@@ -90,6 +97,12 @@ class Problem(Record):
     @property
     def id(self) -> str:
         return hashlib.sha256(self.model_dump_json(exclude={"file", "title"}).encode()).hexdigest()[:16]
+
+    @property
+    def timed(self) -> tuple[Workload, ...]:
+        """Those that make the score: the timed ones, else all that are not held out."""
+        shown = tuple(w for w in self.workloads if Role.HELD_OUT not in w.roles)
+        return self.having(Role.TIMED) or shown or self.workloads
 
     def having(self, role: Role) -> tuple[Workload, ...]:
         """The workloads that carry `role`, in file order."""

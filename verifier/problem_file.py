@@ -16,10 +16,9 @@ from enum import StrEnum
 from typing import Any, TypeVar, cast
 
 from verifier.errors import ProblemError
-from verifier.problem import Constant, LibraryPolicy, Precision, Role, Workload
+from verifier.problem import BUILT_IN, Constant, LibraryPolicy, Precision, Role, Workload
 
-BASELINES = ("eager", "compile", "flex", "cudnn")
-DECLARATIONS = ("WORKLOADS", "PRECISION", "BASELINE", "PROMPT", "LIBRARY", "TITLE", "FLOPS")
+DECLARATIONS = ("WORKLOADS", "PRECISION", "BASELINES", "BASELINE", "PROMPT", "LIBRARY", "TITLE", "FLOPS")
 WORKLOAD_KEYS = ("name", "roles", "constants", "weight")
 
 Name = TypeVar("Name", bound=StrEnum)
@@ -90,7 +89,32 @@ class ProblemFile:
 
     def baseline(self) -> str:
         node = self._declared("BASELINE")
-        return "eager" if node is None else self._choice("BASELINE", node, BASELINES)
+        return "eager" if node is None else self._choice("BASELINE", node, (*BUILT_IN, *self.baselines()[0]))
+
+    def baselines(self) -> tuple[dict[str, str], dict[str, str]]:
+        """`BASELINES`: names with the class of each, and names with the reason why there is none."""
+        node = self._declared("BASELINES")
+        if node is None:
+            return {}, {}
+        if not isinstance(node, ast.Dict):
+            raise self._error("BASELINES is a dictionary from a name to a class of the file, or to a reason", node)
+        classes: dict[str, str] = {}
+        excuses: dict[str, str] = {}
+        for key, value in zip(node.keys, node.values, strict=True):
+            name = self._text("a name in BASELINES", key or node)
+            if name in BUILT_IN or name in classes or name in excuses:
+                raise self._error(f"BASELINES: {name!r} is built in or named twice", value)
+            if isinstance(value, ast.Name):
+                classes[name] = self._baseline_class(name, value)
+            else:
+                excuses[name] = self._text(f"BASELINES[{name!r}]", value)
+        return classes, excuses
+
+    def _baseline_class(self, name: str, node: ast.Name) -> str:
+        known = self._classes()
+        if node.id not in known:
+            raise self._error(f"BASELINES: {name!r} is {node.id}, which is no class{close(node.id, known)}", node)
+        return node.id
 
     def library(self) -> LibraryPolicy:
         node = self._declared("LIBRARY")

@@ -179,6 +179,8 @@ class WorkloadTiming(_Record):
     """Times of one workload: what decided, and where it was asked for, what confirmed on fresh blocks."""
 
     workload: str
+    base: str = "eager"
+    """Name of the baseline that it was timed against."""
     decided: Timing
     confirmed: Timing | None = None
     graphs: tuple[bool, bool]

@@ -122,6 +122,19 @@ class LaunchReport(Record):
     """Autotune configurations recorded for this launch."""
 
 
+class BaseReport(Record):
+    """What a candidate is timed against."""
+
+    name: str
+    """Of the baseline: eager, compile, or one that the problem file declares."""
+    tuned: bool = False
+    """Its compiler chose kernels by their times on a device, not by rules alone."""
+    plan: str
+    """SHA-256 of its plan."""
+    instead: str = ""
+    """Why it stands for the problem's own baseline, where that one could not be had."""
+
+
 class CompileReport(Record):
     """What the trace and the audit found. `plan` names a blob that holds the plan, None when there is none."""
 
@@ -136,6 +149,8 @@ class CompileReport(Record):
     """aten operator to count, data movement and allocation left out."""
     findings: tuple[Diagnostic, ...] = ()
     """Compiler errors and audit findings."""
+    base: BaseReport | None = None
+    """What its times are compared with, None where no baseline could be traced."""
     seconds: float
     """Wall seconds of trace, compilation and static profile."""
 

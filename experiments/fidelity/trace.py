@@ -20,9 +20,10 @@ from pydantic import ValidationError
 
 from experiments.fidelity.answers import Answer, find_answers
 from experiments.kernelbench import load_kernelbench
+from verifier.baseline import TRACE_JOB
 from verifier.errors import ProblemError
 from verifier.interpreter.gate import Runner
-from verifier.judge import COMPILE_PRELOAD, INSPECT_JOB, TRACE, TRACE_JOB
+from verifier.judge import COMPILE_PRELOAD, INSPECT_JOB, TRACE
 from verifier.loader import read_inspection
 from verifier.plan import twice
 from verifier.plan.audit import audit, library_steps

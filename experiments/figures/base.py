@@ -17,6 +17,7 @@ from typing import Any, Protocol, Self
 from verifier.bench import CompileStage
 from verifier.candidate import Candidate
 from verifier.errors import UsageError
+from verifier.gpu.bench import plans_of
 from verifier.gpu.supervisor import CUDA_DEVICE, GpuWorker, Plans
 from verifier.gpu.visit import Request
 from verifier.interpreter.gate import Zygotes
@@ -138,9 +139,8 @@ class Traced:
         return kept
 
     def plans(self) -> Plans:
-        """With the reference as its base."""
-        base, blobs = self.kept.base or (None, {})
-        return Plans(self.kept.plan_json, self.kept.blobs, base, blobs)
+        """With the problem's base."""
+        return plans_of(self.kept)
 
     def against_itself(self) -> Plans:
         return Plans(self.kept.plan_json, self.kept.blobs, self.kept.plan_json, self.kept.blobs)

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import flex_attention
 
 from experiments.suites import list_problems, resolve
 from verifier.errors import ProblemError, UsageError
@@ -46,12 +46,12 @@ def error(output: torch.Tensor, exact: torch.Tensor) -> float:
 
 
 def flex(module: ModuleType, inputs: list[torch.Tensor]) -> torch.Tensor:
-    length = inputs[0].shape[-2]
-    mask_mod = getattr(module, "mask_mod", None)
-    mask = mask_mod and create_block_mask(mask_mod, None, None, length, length, device="cpu")
+    """The baseline, not compiled."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns that it is not compiled
-        output = flex_attention(*inputs, score_mod=getattr(module, "score_mod", None), block_mask=mask)
+        model = module.Flex(*module.get_init_inputs())
+        model.attend = flex_attention
+        output = model(*inputs)
     assert isinstance(output, torch.Tensor)
     return output
 
@@ -66,6 +66,7 @@ def test_all_problems_are_listed_with_their_titles() -> None:
 def test_the_contract_of_the_attention_suite(name: str) -> None:
     problem = resolve(name)
     assert (problem.precision, problem.baseline) == (Precision.FP16, "flex")
+    assert set(problem.baselines | problem.excuses) == {"flex", "cudnn"}
     assert problem.library is LibraryPolicy.FORBIDDEN
     assert problem.prompt
     assert problem.prompt.startswith("Please write a GPU attention kernel to support")
@@ -94,6 +95,17 @@ def test_the_flexattention_form_equals_the_model(name: str, workload: str) -> No
     limit = 4 * torch.finfo(output.dtype).eps
     assert error(output, exact) < limit
     assert error(flex(module, inputs), exact) < limit
+
+
+def test_the_bias_of_the_cudnn_baseline_is_the_encoding() -> None:
+    """Up to what a softmax does not see; at the timed sizes, where 16 bits round the bias."""
+    problem = resolve("attention/relative_position")
+    for workload in problem.timed:
+        module = materialize(problem, workload)
+        query, key = torch.tensor([[0], [1], [2047], [module.sequence - 1]]), torch.arange(module.sequence)
+        encoding = (query - key).double()
+        weights = torch.softmax(module.Cudnn().bias[0, 0].double().expand(4, -1), dim=-1)
+        assert error(weights, torch.softmax(encoding, dim=-1)) < 1e-12
 
 
 @pytest.mark.parametrize("name", [n for n in ATTENTION if n != "attention/full"])

@@ -95,9 +95,14 @@ def test_declarations_are_read() -> None:
     loaded = problem(
         PLAIN
         + """
+class Fast(Model):
+    pass
+
+
 TITLE = "A title"
 PRECISION = "bf16"
-BASELINE = "flex"
+BASELINES = {"fast": Fast, "faster": "nobody wrote it"}
+BASELINE = "fast"
 LIBRARY = "forbidden"
 PROMPT = "Write " "a kernel."
 FLOPS = 2 * batch
@@ -107,7 +112,8 @@ WORKLOADS = [
 ]
 """
     )
-    assert (loaded.title, loaded.precision, loaded.baseline) == ("A title", Precision.BF16, "flex")
+    assert (loaded.title, loaded.precision, loaded.baseline) == ("A title", Precision.BF16, "fast")
+    assert (loaded.baselines, loaded.excuses) == ({"fast": "Fast"}, {"faster": "nobody wrote it"})
     assert (loaded.library, loaded.prompt) == (LibraryPolicy.FORBIDDEN, "Write a kernel.")
     small, big = loaded.workloads
     assert small.roles == {Role.SMALL, Role.CHECK}
@@ -140,7 +146,11 @@ BROKEN = {
     "null byte": (PLAIN + "\0", None, ""),
     "precision": (PLAIN + 'PRECISION = "fp61"\n', 25, "unknown PRECISION 'fp61'; did you mean fp16"),
     "precision type": (PLAIN + "PRECISION = 16\n", 25, "PRECISION must be text, not int"),
-    "baseline": (PLAIN + 'BASELINE = "gpu"\n', 25, "unknown BASELINE 'gpu'; known: eager, compile,"),
+    "baseline": (PLAIN + 'BASELINE = "gpu"\n', 25, "unknown BASELINE 'gpu'; known: eager, compile"),
+    "excused baseline": (PLAIN + 'BASELINES = {"a": "no"}\nBASELINE = "a"\n', 26, "unknown BASELINE 'a'"),
+    "baselines": (PLAIN + "BASELINES = [Model]\n", 25, "BASELINES is a dictionary"),
+    "no class": (PLAIN + 'BASELINES = {"a": Modl}\n', 25, "'a' is Modl, which is no class; did you mean Model?"),
+    "built in": (PLAIN + 'BASELINES = {"eager": Model}\n', 25, "'eager' is built in"),
     "library": (PLAIN + 'LIBRARY = "forbid"\n', 25, "unknown LIBRARY 'forbid'; did you mean forbidden?"),
     "prompt": (PLAIN + 'PROMPT = open("x").read()\n', 25, "PROMPT must be a literal"),
     "flops": (PLAIN + 'FLOPS = "many"\n', 25, "FLOPS is a number"),

@@ -19,7 +19,7 @@ from verifier.gpu.nvml import describe
 from verifier.gpu.supervisor import GpuWorker, Plans
 from verifier.gpu.visit import Request, Visit
 from verifier.judge import Kept
-from verifier.problem import Problem, Role
+from verifier.problem import Problem
 from verifier.timing import CONFIRMATION, Confirmation, WorkloadTiming
 from verifier.verdict import Diagnostic, FileRun, Status, TestReport
 
@@ -72,7 +72,7 @@ class GpuBench:
         InfrastructureError and ProblemError.
         """
         kept: Kept = stage.handle
-        return joined(test, self._worker.visit(self._request(stage, kept, self._seed), _plans(kept)))
+        return joined(test, self._worker.visit(self._request(stage, kept, self._seed), plans_of(kept)))
 
     def confirm(self, stage: CompileStage, test: TestStage) -> TestStage:
         """All of the visit again with another seed in a fresh runner, then times on fresh blocks."""
@@ -80,7 +80,7 @@ class GpuBench:
         request = self._request(stage, kept, _other_seed(self._seed, stage)).model_copy(
             update={"confirmation": rules_for(test.timings), "limit_seconds": CONFIRM_SECONDS - _SPARE_SECONDS}
         )
-        return confirmed(test, self._worker.visit(request, _plans(kept), fresh_runner=True))
+        return confirmed(test, self._worker.visit(request, plans_of(kept), fresh_runner=True))
 
     def examine(self, stage: CompileStage, test: TestStage) -> TestStage:
         """Hardware counters and sanitizer. An access outside of the buffers by one of the candidate's own kernels makes
@@ -107,13 +107,14 @@ class GpuBench:
 
     def _request(self, stage: CompileStage, kept: Kept, seed: int) -> Request:
         traced = tuple(p.workload for p in kept.plan.programs)
-        timed = {w.name for w in self.problem.having(Role.TIMED)} or set(traced)
+        timed = frozenset[str]() if kept.base is None else kept.base.workloads
         return Request(
             problem=self.problem,
             seed=seed,
             salt=hashlib.sha256(f"{seed}/{stage.report.plan}".encode()).hexdigest(),
             workloads=traced,
-            timed=tuple(n for n in traced if n in timed) if kept.base is not None else (),
+            timed=tuple(n for n in traced if n in timed),
+            base="" if kept.base is None else kept.base.name,
             limit_seconds=VISIT_SECONDS,
         )
 
@@ -194,6 +195,8 @@ def _other_seed(seed: int, stage: CompileStage) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/confirmation/{stage.report.plan}".encode()).digest()[:7])
 
 
-def _plans(kept: Kept) -> Plans:
-    base, blobs = kept.base or (None, {})
-    return Plans(kept.plan_json, kept.blobs, base, blobs)
+def plans_of(kept: Kept) -> Plans:
+    """The candidate's plan and its base's."""
+    if kept.base is None:
+        return Plans(kept.plan_json, kept.blobs)
+    return Plans(kept.plan_json, kept.blobs, kept.base.plan, kept.base.blobs)

@@ -9,6 +9,7 @@ the two share slots and nothing else. One visit at a time; ends with its parent 
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import math
 import os
@@ -55,6 +56,8 @@ class Judge:
         self._references = References(device.torch_device)
         self._link: Link | None = None
         self._ceilings: Ceilings | None = None
+        self._right_bases: set[tuple[str, str, str]] = set()
+        """Problem, workload and digest of the plan of bases that were found right."""
 
     def take_runner(self, message: Message) -> None:
         """Takes over the runner's socket and page of flags."""
@@ -77,7 +80,7 @@ class Judge:
 
     def visit(self, request: Request, blobs: dict[str, bytes]) -> Visit:
         """Raises ProblemError where the problem's file is at fault."""
-        work = _Visit(self._device, self._references, self._link, request, blobs)
+        work = _Visit(self._device, self._references, self._link, request, blobs, self._right_bases)
         try:
             answer = work.run()
             return answer.model_copy(update={"ceilings": self._peaks()}) if answer.steps else answer
@@ -104,12 +107,13 @@ class _Visit:
     """What happens to one request."""
 
     def __init__(
-        self, device: Device, references: References, link: Link | None, request: Request, blobs: dict[str, bytes]
-    ) -> None:
+        self, device: Device, references: References, link: Link | None, request: Request, blobs: dict[str, bytes],
+        right_bases: set[tuple[str, str, str]],
+    ) -> None:  # fmt: skip
         if link is None:
             raise RuntimeError("a visit without a runner")
         self._device, self._references, self._link, self._request = device, references, link, request
-        self._blobs, self._found = blobs, Found()
+        self._blobs, self._found, self._right_bases = blobs, Found(), right_bases
         self._timings: list[WorkloadTiming] = []
         self._steps: list[StepTimes] = []
         self._excuse = ""
@@ -180,12 +184,35 @@ class _Visit:
         try:
             with self._part("plan"):
                 base = self._loaded("base")
+            with self._part("check base"):
+                self._check_base(base, workload.name)
             self._time(candidate, base, workload)
         except (DoesNotFit, PlanError, torch.OutOfMemoryError) as excuse:
             message = f"{workload.name} was not timed: {str(excuse).splitlines()[0]}"
             self._found.findings.append(Diagnostic(severity="warning", code="not-timed", message=message))
             self._references.clear()
             self._clear()
+
+    def _check_base(self, base: Loaded, workload: str) -> None:
+        """Once for a base that is not the reference itself. Raises DoesNotFit where its outputs are wrong."""
+        request = self._request
+        key = (request.problem.id, workload, hashlib.sha256(base.text).hexdigest())
+        if request.base == "eager" or key in self._right_bases:
+            return
+        found = Found()
+        reference = self._reference(workload)
+        try:
+            WorkloadCheck(self._device, self._link, self._references, base, reference, request.salt).run(
+                ("task",), 1, False, found
+            )
+        except RunnerFailed as failed:
+            if failed.lost:
+                raise
+            raise DoesNotFit(f"its base {request.base} does not run: {failed}") from None
+        wrong = [f.message for f in (*value_findings(tuple(found.checks)), *found.findings) if f.severity == "error"]
+        if wrong or not found.checks:
+            raise DoesNotFit(f"its base {request.base} is wrong: {wrong[0] if wrong else 'it cannot be checked'}")
+        self._right_bases.add(key)
 
     def _time(self, candidate: Loaded, base: Loaded, workload: Workload) -> None:
         request = self._request
@@ -217,8 +244,8 @@ class _Visit:
         finally:
             self._finish(pairs)
         self._timings.append(
-            WorkloadTiming(workload=workload.name, decided=decided, confirmed=confirmed, graphs=pairs.graphs,
-                           choice=pairs.choice, host_bound_seconds=bound)
+            WorkloadTiming(workload=workload.name, base=request.base, decided=decided, confirmed=confirmed,
+                           graphs=pairs.graphs, choice=pairs.choice, host_bound_seconds=bound)
         )  # fmt: skip
 
     def _time_steps(self, pairs: Pairs, call_seconds: float) -> None:

@@ -29,6 +29,8 @@ class Request(Record):
     """Look for the class of arithmetic with integers."""
     timed: tuple[str, ...] = ()
     """Workloads that are timed against the base where every check passed."""
+    base: str = "eager"
+    """Name of the base."""
     floor_seconds: dict[str, float] = Field(default_factory=dict)
     """Least honest time of the candidate by workload."""
     rules: Rules = RULES

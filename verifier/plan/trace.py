@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +59,13 @@ def trace_job(
     `"disguise": N` traces under that disguise, which has a file name of its own.
     A workload with `"log": true` fills `calls`: what its two calls do, for `agreement.py`.
     """
+    return trace(payload, workdir)
+
+
+def trace(
+    payload: dict[str, Any], workdir: Path, prepare: Callable[[Session], None] | None = None
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """`trace_job`; `prepare` changes this process further before the file runs."""
     source, target = str(payload["source"]), get_target(str(payload["target"]))
     disguise = Disguise.of(int(payload.get("disguise", 0)))
     filename = f"{disguise.name}.py" if disguise.other else Path(str(payload["filename"])).name
@@ -72,6 +79,8 @@ def trace_job(
     session = Session(source, filename, str(payload["class"]), recorder, fake)
     kernels = driver.install(target, recorder)
     cuda_host.install(target, recorder, kernels)
+    if prepare is not None:
+        prepare(session)
     with _stderr_file(workdir) as stderr:
         status, diagnostics, programs = _guarded(session, payload["workloads"], stderr)
     if status != "ok":

@@ -7,7 +7,6 @@ from torch import nn
 
 TITLE = "Full attention"
 PRECISION = "fp16"
-BASELINE = "flex"
 LIBRARY = "forbidden"
 PROMPT = """\
 Please write a GPU attention kernel to support full attention: every query attends to every key. Do \
@@ -56,6 +55,34 @@ class Model(nn.Module):
         wide = torch.promote_types(q.dtype, torch.float32)
         scores = torch.matmul(q.to(wide), k.to(wide).transpose(-2, -1)) / math.sqrt(q.shape[-1])
         return torch.matmul(torch.softmax(scores, dim=-1).to(v.dtype), v)
+
+
+class Flex(Model):
+    """FlexAttention, compiled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from torch.nn.attention.flex_attention import flex_attention
+
+        self.attend = torch.compile(flex_attention, mode="max-autotune-no-cudagraphs")
+
+    def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.attend(q, k, v)
+        return out
+
+
+class Cudnn(Model):
+    """cuDNN's attention."""
+
+    def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+            return nn.functional.scaled_dot_product_attention(q, k, v)
+
+
+BASELINES = {"flex": Flex, "cudnn": Cudnn}
+BASELINE = "flex"
 
 
 def get_inputs() -> list[torch.Tensor]:

@@ -82,7 +82,7 @@ def test_steps_that_cannot_be_timed_change_nothing(
     request_of: Callable[..., Request], ends: Any, call_seconds: float, asked: int, kept: list[StepTimes]
 ) -> None:
     line: Any = Line(ends)
-    work = judge_process._Visit(HostDevice(), References(torch.device("cpu")), line, request_of(), {})
+    work = judge_process._Visit(HostDevice(), References(torch.device("cpu")), line, request_of(), {}, set())
     line.deadline = 10.0
     work._time_steps(line, call_seconds)
     assert (line.asked, work._steps, work._found.status) == (asked, kept, None)
@@ -90,7 +90,7 @@ def test_steps_that_cannot_be_timed_change_nothing(
 
 def test_a_runner_lost_in_its_steps_is_lost(request_of: Callable[..., Request]) -> None:
     line: Any = Line(LOST)
-    work = judge_process._Visit(HostDevice(), References(torch.device("cpu")), line, request_of(), {})
+    work = judge_process._Visit(HostDevice(), References(torch.device("cpu")), line, request_of(), {}, set())
     with pytest.raises(RunnerFailed):
         work._time_steps(line, 0.1)
 

@@ -1,0 +1,42 @@
+"""`warpsmith baseline PROBLEM`: all baselines of a problem against eager. Exit 0 where every declared one has a time,
+else 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from experiments.commands import flags
+
+HELP = "time the baselines of a problem against eager, and tune the compiled ones"
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("problem", help="attention/relative_position, kernelbench:level1/19 or a file")
+    parser.add_argument(
+        "--no-tuning", action="store_true", help="leave compiled baselines as the compiler's rules have them"
+    )
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    flags.judging(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    import json
+
+    from experiments.baselines import Baselines
+    from experiments.suites import resolve
+    from experiments.tables import print_baselines
+    from verifier.gpu.found import chosen_gpus
+    from verifier.judge import open_zygotes
+    from verifier.target import get_target
+
+    problem, devices = resolve(args.problem, args.kernelbench), chosen_gpus(args.gpus)
+    get_target(args.target)
+    device = devices[0] if devices else None
+    with open_zygotes() as zygotes:
+        rows = list(Baselines(problem, zygotes, args.target, device, tuning=not args.no_tuning).rows())
+    if args.json:
+        print(json.dumps([row.model_dump() for row in rows], indent=2))
+    else:
+        print_baselines(rows)
+    return 0 if all(row.kind or row.baseline in problem.excuses for row in rows) else 1
