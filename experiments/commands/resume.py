@@ -7,7 +7,7 @@ from pathlib import Path
 
 from experiments.commands import flags
 
-HELP = "go on with a stopped or waiting run"
+HELP = "go on with a stopped or waiting run; one that was begun without a GPU is judged anew where there is one"
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from verifier.gpu.host_device import HostLauncher, tensor_at
-from verifier.gpu.replay_folder import Replay, write_folder
+from verifier.gpu.replay_folder import Replay, pack_folder, unpack_folder, write_folder
 from verifier.gpu.replay_once import replay
 from verifier.loader import parse_problem
 
@@ -44,6 +44,20 @@ def test_a_folder_is_replayed_and_only_the_last_run_is_profiled(folder: Path) ->
     assert calls == [False, True]
     assert output.shape == (3000,)
     assert float(output.std()) == pytest.approx(5**0.5, rel=0.1)
+
+
+def test_a_packed_folder_is_the_same_folder_and_equal_ones_are_equal_bytes(
+    planted: Any, folder: Path, tmp_path: Path
+) -> None:
+    _, plan_json, blobs = planted
+    asked = Replay.model_validate_json((folder / "request.json").read_text())
+    packed = pack_folder(plan_json, blobs, asked)
+    assert pack_folder(plan_json, dict(reversed(blobs.items())), asked) == packed
+    written = unpack_folder(packed, tmp_path / "again")
+    for path in (p.relative_to(written) for p in written.rglob("*") if p.is_file()):
+        assert (written / path).read_bytes() == (folder / path).read_bytes()
+    with pytest.raises(ValueError, match="no packed plan"):
+        unpack_folder(packed[:-30], tmp_path / "torn")
 
 
 def test_without_a_device_it_ends_with_one_sentence(folder: Path) -> None:
