@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -89,11 +89,22 @@ def run_search(
             raise
         deps = Deps(strategy=strategy, model=model, fleet=crew, devices=names)
         past = read_events(folder.journal)[0] if folder.journal.exists() else []
+        if odd := other_gpus(names, past):
+            warn(odd)
         view = nullcontext() if quiet else Live(manifest, past)
         with view as live:
             if live is None:
                 return asyncio.run(search(folder, deps))
             return asyncio.run(search(folder, deps, live.see, stop=_ToldStop(live)))
+
+
+def other_gpus(names: Sequence[str], past: Iterable[Mapping[str, Any]]) -> str:
+    """What is to be said where not all GPUs of a run, in all its sessions, are alike; else nothing."""
+    before = [name for event in past if event["t"] == "begin" for name in event.get("devices", ())]
+    known = dict.fromkeys((*before, *names))
+    if not names or len(known) < 2:
+        return ""
+    return f"this run measures on different GPUs: {', '.join(known)}; their speed-ups compare only roughly"
 
 
 def _devices(folder: RunFolder, gpus: str) -> tuple[str, ...]:

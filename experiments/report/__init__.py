@@ -98,7 +98,9 @@ def _notes(record: RunRecord) -> list[str]:
             f"verdicts{waiting}. No estimate stands beside a measurement."
         )
     if len(record.devices) > 1:
-        notes.append(f"Sessions measured on different GPUs: {', '.join(record.devices)}. Their ratios differ a little.")
+        notes.append(
+            f"This run measured on different GPUs: {', '.join(record.devices)}. Their speed-ups compare only roughly."
+        )
     notes += [
         f"The target is {record.manifest.target.name}, and times were measured on {name}."
         for name in record.devices if name != record.manifest.target.facts.get("device", name)

@@ -15,6 +15,7 @@ from agent.search import search
 from agent.session import Deps
 from agent.testing import ScriptedBench, ScriptedGpu, ScriptedModel, Wander, make_run, reply, source
 from experiments.live import Live, announce
+from experiments.session import other_gpus
 from tools.fleet.local import LocalFleet
 
 CLOSED = "import os\nfrom experiments.live import say\n[say('x' * 9999) for _ in range(99)]\nos.write(2, b'went on')"
@@ -61,6 +62,13 @@ async def test_a_run_that_gets_a_gpu_says_that_it_was_judged_anew(
     shown = console.export_text()
     assert "9.00x" not in shown
     assert shown.count("2.00x") == 3, "both rows, the second is a duplicate, and the best"
+
+
+def test_gpus_of_two_kinds_in_one_run_are_told() -> None:
+    past = [{"t": "begin", "devices": ["NVIDIA H200"]}, {"t": "begin"}]
+    assert other_gpus(["NVIDIA H200", "NVIDIA H200"], past) == ""
+    assert other_gpus([], past) == ""
+    assert "NVIDIA H200, NVIDIA H100 PCIe; " in other_gpus(["NVIDIA H100 PCIe"], past)
 
 
 def test_a_closed_pipe_ends_the_view_and_nothing_else() -> None:
