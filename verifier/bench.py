@@ -29,7 +29,7 @@ from verifier.verdict import (
 
 VISIT_SECONDS = 60.0
 CONFIRM_SECONDS = 60.0
-EXAMINE_SECONDS = 60.0
+EXAMINE_SECONDS = 45.0
 """The most that each call of a `Device` may take; what a search reserves for it."""
 
 

@@ -42,24 +42,26 @@ class Examination:
         """One diagnosis by counters for each of the slowest kernels, what the sanitizer found, and why a tool gave
         nothing. Errors are accesses outside of the buffers by a kernel of the plan; all else is at most a warning.
 
-        Counters are of the timed workload that takes longest, the sanitizer looks at the one that takes least.
+        Counters are of the timed workload that takes longest; the sanitizer, under which a kernel is many times slower,
+        looks at the smallest of all that were traced.
         """
         end = time.monotonic() + seconds
         choices = {t.workload: t.choice for t in timings}
-        ranked = sorted(timings, key=lambda t: t.decided.candidate_seconds or 0.0)
-        names = [t.workload for t in ranked] or [kept.plan.programs[0].workload]
+        slowest = max(timings, key=lambda t: t.decided.candidate_seconds or 0.0, default=None)
+        counted_on = slowest.workload if slowest else kept.plan.programs[0].workload
+        looked_at = _smallest(kept, counted_on)
         with tempfile.TemporaryDirectory(prefix="warpsmith-") as made:
             folders = {
                 name: write_folder(
                     Path(made) / str(i), kept.plan_json, kept.blobs,
                     Replay(problem=problem, workload=name, seed=seed, choice=choices.get(name, {})),
                 )
-                for i, name in enumerate(dict.fromkeys((names[0], names[-1])))
+                for i, name in enumerate(dict.fromkeys((counted_on, looked_at)))
             }  # fmt: skip
-            counted = self._counted(folders[names[-1]], kept.plan, seconds * COUNT_SHARE)
-            found, excuses = sanitize(folders[names[0]], seconds=end - time.monotonic(), environ=self._environ)
+            counted = self._counted(folders[counted_on], kept.plan, seconds * COUNT_SHARE)
+            found, excuses = sanitize(folders[looked_at], seconds=end - time.monotonic(), environ=self._environ)
         lines = {image.name: image.line for image in kept.plan.kernels.values()}
-        told = diagnose(counted, least_bytes(kept.plan, kept.profiled.estimates, names[-1]), lines)
+        told = diagnose(counted, least_bytes(kept.plan, kept.profiled.estimates, counted_on), lines)
         return (
             *(weighed(f, kept.plan) for f in found),
             *told[:MOST_KERNELS],
@@ -73,6 +75,13 @@ class Examination:
         if counted.refused:
             self._refused = counted.excuse
         return counted
+
+
+def _smallest(kept: Kept, default: str) -> str:
+    """The traced workload with the least estimated time."""
+    known = {e.workload: e.seconds for e in kept.profiled.estimates}
+    traced = [p.workload for p in kept.plan.programs if p.workload in known]
+    return min(traced, key=known.__getitem__, default=default)
 
 
 def weighed(found: Diagnostic, plan: Plan) -> Diagnostic:

@@ -9,8 +9,8 @@ memory only.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from verifier.gpu.replay_folder import ToolFailed, run_tool
@@ -18,7 +18,7 @@ from verifier.verdict import Diagnostic
 
 MEMORY_ERROR = "memory-error"
 TOOLS = {"memcheck": MEMORY_ERROR, "racecheck": "shared-memory-race"}
-"""Tool to the code of its findings, in the order in which they run."""
+"""Tool to the code of its findings."""
 LEAST_SECONDS = 2.0
 """Less is not worth a start."""
 _COMMON = ("--target-processes", "all", "--print-limit", "20")
@@ -38,24 +38,27 @@ _NOISE = re.compile(r"Saved host backtrace|Host Frame|Device Frame")
 def sanitize(
     folder: Path, *, seconds: float, environ: Mapping[str, str] | None = None
 ) -> tuple[tuple[Diagnostic, ...], tuple[str, ...]]:
-    """Findings of both tools within `seconds`, and a sentence for each tool that gave nothing."""
-    found: list[Diagnostic] = []
-    excuses: list[str] = []
-    end = time.monotonic() + seconds
-    for tool, code in TOOLS.items():
-        left = end - time.monotonic()
-        try:
-            if left < LEAST_SECONDS:
-                raise ToolFailed("no time was left for it")
-            more = {**(environ or {}), **_ENVIRON.get(tool, {})}
-            log = run_tool("compute-sanitizer", _OPTIONS[tool], folder, seconds=left, environ=more)
-            made = parse(log.text, code)
-            if log.failure and not made:
-                raise ToolFailed(f"the replay failed: {log.failure}")
-            found += made
-        except (ToolFailed, ValueError) as excuse:
-            excuses.append(f"{tool}: {excuse}")
-    return tuple(found), tuple(excuses)
+    """Findings of both tools, which run side by side, and a sentence for each tool that gave nothing."""
+    with ThreadPoolExecutor(len(TOOLS)) as threads:
+        asked = [threads.submit(_run, tool, code, folder, seconds, environ or {}) for tool, code in TOOLS.items()]
+        answers = [one.result() for one in asked]
+    return tuple(f for found, _ in answers for f in found), tuple(excuse for _, excuse in answers if excuse)
+
+
+def _run(
+    tool: str, code: str, folder: Path, seconds: float, environ: Mapping[str, str]
+) -> tuple[list[Diagnostic], str]:
+    try:
+        if seconds < LEAST_SECONDS:
+            raise ToolFailed("no time was left for it")
+        more = {**environ, **_ENVIRON.get(tool, {})}
+        log = run_tool("compute-sanitizer", _OPTIONS[tool], folder, seconds=seconds, environ=more)
+        made = parse(log.text, code)
+        if log.failure and not made:
+            raise ToolFailed(f"the replay failed: {log.failure}")
+    except (ToolFailed, ValueError) as excuse:
+        return [], f"{tool}: {excuse}"
+    return made, ""
 
 
 def parse(log: str, code: str) -> list[Diagnostic]:

@@ -104,7 +104,7 @@ def test_the_sanitizer_sees_what_no_value_shows(bench: GpuBench, zygotes: Zygote
     assert visited.status is None, visited.reason
     found = bench.examine(stage, visited)
     assert found.status is Status.OUT_OF_BOUNDS, [d.message for d in found.examined]
-    assert found.examined[0].line == 14
+    assert found.examined[0].line in (13, 14)
 
 
 def test_ceilings_are_measured_once(tmp_path: Path) -> None:
