@@ -22,7 +22,8 @@ from rich.text import Text
 from agent.budget import Ledger, amounts
 from agent.run_folder import Manifest, RunFolder
 from agent.search import Reason, Summary
-from experiments.tables import COLOURS, speedup
+from experiments.tables import COLOURS, base_name, speedup
+from verifier.verdict import Verdict
 
 ROWS = 14
 """Attempts shown at once, the newest last."""
@@ -159,7 +160,8 @@ def announce(folder: RunFolder, summary: Summary, report: Path) -> None:
     if summary.best is not None:
         gain = speedup(summary.best.score)
         how = "measured on a GPU, confirmed" if summary.measured else "an estimate: no GPU"
-        say(f"best: {summary.best.attempt}, {gain} over the eager reference ({how})")
+        verdict = Verdict.model_validate_json((folder.best / "verdict.json").read_bytes())
+        say(f"best: {summary.best.attempt}, {gain} over {base_name(verdict)} ({how})")
         say(f"kernel: {summary.best_file}")
     else:
         what = "was confirmed" if summary.measured else "correct was found"

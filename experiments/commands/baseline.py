@@ -23,18 +23,18 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import json
 
+    from experiments.api import fitting
     from experiments.baselines import Baselines
     from experiments.suites import resolve
     from experiments.tables import print_baselines
     from verifier.gpu.found import chosen_gpus
     from verifier.judge import open_zygotes
-    from verifier.target import get_target
 
     problem, devices = resolve(args.problem, args.kernelbench), chosen_gpus(args.gpus)
-    get_target(args.target)
+    target = fitting(args.target, devices).target.name
     device = devices[0] if devices else None
     with open_zygotes() as zygotes:
-        rows = list(Baselines(problem, zygotes, args.target, device, tuning=not args.no_tuning).rows())
+        rows = list(Baselines(problem, zygotes, target, device, tuning=not args.no_tuning).rows())
     if args.json:
         print(json.dumps([row.model_dump() for row in rows], indent=2))
     else:

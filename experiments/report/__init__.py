@@ -26,7 +26,7 @@ from agent.budget import AXES
 from agent.record import Attempt, RunRecord, Turn, load_run
 from agent.run_folder import RunFolder
 from experiments.report.chart import Point, draw
-from experiments.tables import file_words, gained, interval, seconds, speedup
+from experiments.tables import base_name, file_words, gained, interval, seconds, speedup
 from tools.metering import Charge
 from verifier.timing import WorkloadTiming
 
@@ -72,6 +72,7 @@ def render(record: RunRecord) -> str:
         notes=_notes(record),
         cards=_cards(record),
         score_kind=_score_kind(record),
+        base=_base(record),
         chart=draw(points),
         budget=[_budget_row(record, axis) for axis in AXES],
         budget_note=_budget_note(record),
@@ -123,12 +124,19 @@ def _score_kind(record: RunRecord) -> str:
     return "measured" if record.measured else "estimate"
 
 
+def _base(record: RunRecord) -> str:
+    """What the scores are over."""
+    judged = [t.verdict for a in record.attempts for t in a.turns if t.verdict and t.verdict.score is not None]
+    named = dict.fromkeys(base_name(v) for v in judged if v.score_kind == _score_kind(record))
+    return " and ".join(named) or "the reference"
+
+
 def _cards(record: RunRecord) -> list[tuple[str, str]]:
     manifest = record.manifest
     best = record.attempt(record.best).score if record.best else None
     kind = "measured and confirmed" if record.measured else "estimate"
     return [
-        (speedup(best), f"best over the eager reference, {kind}"),
+        (speedup(best), f"best over {_base(record)}, {kind}"),
         (f"{sum(1 for a in record.attempts if a.status == 'correct')} of {len(record.attempts)}", "attempts correct"),
         (manifest.strategy, f"strategy, width {manifest.width}, seed {manifest.seed}"),
         (manifest.model.name, f"model {manifest.model.model}".strip()),

@@ -56,7 +56,7 @@ async def test_a_run_that_gets_a_gpu_says_that_it_was_judged_anew(
         announce(folder, summary, folder.path / "report.html")
     said = capsys.readouterr().out
     assert "judged anew on NVIDIA H200: 1 verdicts" in said
-    assert "2.00x over the eager reference (measured on a GPU, confirmed)" in said
+    assert "2.00x over eager (measured on a GPU, confirmed)" in said
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(Live(folder.manifest, read_events(folder.journal)[0])._render())
     shown = console.export_text()
