@@ -222,6 +222,20 @@ def test_a_base_that_cannot_be_timed_is_said(worker: GpuWorker, plans: Make, req
     assert codes(visit) == {"not-timed"}
 
 
+@pytest.mark.parametrize(("behaviour", "said"), [("wrong", "its base flex is wrong"), ("right", "")])
+def test_a_base_that_is_not_the_reference_is_checked(
+    worker: GpuWorker, plans: Make, request_of: Ask, behaviour: str, said: str
+) -> None:
+    """A wrong base would make a wrong speed-up: nothing is timed, and the candidate is not to blame."""
+    base = plans(behaviour)
+    made = replace(plans("right"), base=base.plan, base_blobs=base.blobs)
+    rules = Rules(max_blocks=2, min_blocks=0)
+    visit = worker.visit(request_of(timed=("small",), base="flex", rules=rules), made)
+    assert (visit.status, visit.test.outcome) == (None, "passed")
+    assert [t.base for t in visit.timings] == ([] if said else ["flex"])
+    assert said in " ".join(f.message for f in visit.test.findings if f.code == "not-timed")
+
+
 def test_many_visits_leave_nothing_behind(worker: GpuWorker, plans: Make, request_of: Ask, problem: Problem) -> None:
     def descriptors() -> dict[int, int]:
         every = [os.getpid(), *(p for pids in worker.pids().values() for p in pids)]
