@@ -14,6 +14,7 @@ from contextlib import ExitStack, closing
 from typing import Literal
 
 from verifier.baseline import Base, BaselineError, names
+from verifier.gpu.found import Fit
 from verifier.gpu.supervisor import GpuWorker, Plans
 from verifier.gpu.tune import tune
 from verifier.gpu.visit import Request
@@ -52,11 +53,11 @@ class BaselineRow(Record):
 class Baselines:
     """The baselines of one problem on one device, or on none."""
 
-    def __init__(self, problem: Problem, zygotes: Zygotes, target: str, device: str | None, *, tuning: bool) -> None:
+    def __init__(self, problem: Problem, zygotes: Zygotes, fit: Fit, device: str | None, *, tuning: bool) -> None:
         """`device` is a CUDA_VISIBLE_DEVICES, None for estimates."""
-        self._problem, self._zygotes, self._target = problem, zygotes, target
+        self._problem, self._zygotes, self._fit = problem, zygotes, fit
         self._device, self._tuning = device, tuning
-        self._judge = Judge(problem, zygotes, target=target)
+        self._judge = Judge(problem, zygotes, target=fit.target.name)
         self._seed = secrets.randbits(62)
 
     def rows(self) -> Iterator[BaselineRow]:
@@ -94,7 +95,7 @@ class Baselines:
         return rows or [BaselineRow(baseline=base.name, tuned=base.tuned, reason=missing[0])]
 
     def _estimated(self, base: Base, eager: Base) -> list[BaselineRow]:
-        payload = {"target": self._target, "plan": base.plan, "base": eager.plan}
+        payload = {"target": self._fit.figures.name, "plan": base.plan, "base": eager.plan}
         blobs = base.blobs | {f"base/{name}": data for name, data in eager.blobs.items()}
         result = self._zygotes.compile.run(PROFILE_JOB, payload, blobs, limits=PROFILE)
         if result.outcome != "ok":

@@ -202,9 +202,7 @@ def print_baselines(rows: Sequence[BaselineRow]) -> None:
     console, known = _console(), [row for row in rows if row.kind]
     if known:
         kind = known[0].kind
-        table = Table(
-            "baseline", "workload", f"{kind} time", f"eager, {kind}", f"speed-up, {kind}", "interval", "notes"
-        )
+        table = Table("baseline", "workload", str(kind), f"eager, {kind}", "speed-up", "interval", "notes")
         for row in known:
             interval = "-" if row.lower is None or row.upper is None else f"{row.lower:.3f} to {row.upper:.3f}"
             times = ["-" if t is None else seconds(t) for t in (row.seconds, row.eager_seconds)]

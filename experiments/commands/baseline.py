@@ -31,10 +31,10 @@ def run(args: argparse.Namespace) -> int:
     from verifier.judge import open_zygotes
 
     problem, devices = resolve(args.problem, args.kernelbench), chosen_gpus(args.gpus)
-    target = fitting(args.target, devices).target.name
+    fit = fitting(args.target, devices)
     device = devices[0] if devices else None
     with open_zygotes() as zygotes:
-        rows = list(Baselines(problem, zygotes, target, device, tuning=not args.no_tuning).rows())
+        rows = list(Baselines(problem, zygotes, fit, device, tuning=not args.no_tuning).rows())
     if args.json:
         print(json.dumps([row.model_dump() for row in rows], indent=2))
     else:
