@@ -53,6 +53,7 @@ def test_estimates_without_a_gpu(file: Path, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not visible_gpus(), reason="needs an NVIDIA GPU")
 def test_tuned_and_timed_on_a_gpu(file: Path, zygotes: Zygotes) -> None:
     problem, device = resolve(str(file)), visible_gpus()[0]
     fit = fitting("auto", [device])
