@@ -163,6 +163,8 @@ def _replace(values: Any, tensors: Iterable[Tensor]) -> Any:
 
 def _like(values: Tensor, own: Tensor) -> Tensor:
     """float32 `values` in the dtype and strides of `own`."""
+    if values.dtype == own.dtype and values.stride() == own.stride():
+        return values
     result = torch.empty_like(own)
     return result.copy_(values.to(own.dtype)) if result.stride() == own.stride() else values.to(own.dtype)
 

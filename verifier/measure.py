@@ -44,10 +44,43 @@ def measure(output: Tensor, reference: Tensor, compared: Tensor | None = None, m
         mean = sum(float(r.sum()) for _, r, _ in _wide(output, reference, keep)) / count
     rows = [_Rows.of(o, r, k, columns, eps, mean) for o, r, k in _wide(output, reference, keep)]
     wrong, size, spread = (math.sqrt(sum(getattr(r, name) for r in rows)) for name in ("wrong", "size", "spread"))
-    centred = count > 1 and spread > NEARLY_CONSTANT * size
-    scale = spread if centred else max(size, ABSOLUTE * math.sqrt(count))
+    scale, centred = _scale(spread, size, count)
     row, spot, worst = _row_errors(rows, columns, scale / math.sqrt(count), centred=centred)
     return Errors(wrong / scale, row, spot, worst, centred)
+
+
+def relative_error(output: Tensor, reference: Tensor) -> tuple[float, bool]:
+    """E alone, of tensors of any dtype and one size, and whether it is centred; infinite where the elements that are
+    not finite differ. In float64, a part at a time.
+    """
+    o, r = (_real(t.detach().reshape(-1)) for t in (output, reference))
+    if not r.numel():
+        return 0.0, True
+    found = [_sums(o[i : i + PART].double(), r[i : i + PART].double()) for i in range(0, r.numel(), PART)]
+    if not all(same for same, *_ in found):
+        return math.inf, True
+    count, total, square, wrong = (sum(column) for column in zip(*(numbers for _, numbers in found), strict=True))
+    spread = math.sqrt(max(square - total * total / max(count, 1), 0.0))
+    scale, centred = _scale(spread, math.sqrt(square), int(count))
+    return math.sqrt(wrong) / max(scale, 1e-30), centred
+
+
+def _sums(o: Tensor, r: Tensor) -> tuple[bool, tuple[float, float, float, float]]:
+    """Whether the elements that are not finite agree; count, sum and squares of finite ones, squares of differences."""
+    finite = torch.isfinite(r)
+    same = torch.equal(torch.isfinite(o), finite) and torch.equal(o[~finite].nan_to_num(), r[~finite].nan_to_num())
+    o, r = _zero_out(o, finite), _zero_out(r, finite)
+    return same, (float(finite.sum()), float(r.sum()), float((r * r).sum()), float(((o - r) ** 2).sum()))
+
+
+def _real(t: Tensor) -> Tensor:
+    return torch.view_as_real(t).reshape(-1) if t.is_complex() else t
+
+
+def _scale(spread: float, size: float, count: int) -> tuple[float, bool]:
+    """What errors are divided by, and whether that is the size around the mean."""
+    centred = count > 1 and spread > NEARLY_CONSTANT * size
+    return (spread if centred else max(size, ABSOLUTE * math.sqrt(count))), centred
 
 
 def _wide(output: Tensor, reference: Tensor, keep: Tensor | None) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:

@@ -60,9 +60,9 @@ def race(
         if best == before or len(start) == 1:
             break
     if best == start:
-        (seconds,) = track.medians([start], 4 * repeats)
+        (seconds,) = track.medians([start], repeats)
         return Race(start, seconds, seconds, track.count, sweeps)
-    seconds, first = track.medians([best, start], 4 * repeats)
+    seconds, first = track.medians([best, start], 2 * repeats)
     if seconds < first:
         return Race(best, seconds, first, track.count, sweeps)
     return Race(start, first, first, track.count, sweeps)

@@ -1,7 +1,8 @@
 """The reference of a problem on one workload: inputs, weights and expected values for each draw, on any device.
 
 The expected value is the reference in float64, the yardstick the reference in the contract's precision, and what the
-reference cannot take or cannot tell apart is skipped by name. Runs the user's problem file, never a candidate.
+reference cannot take or cannot tell apart is skipped by name. Both are made when they are first asked for: an output
+that is PyTorch's own result needs neither (`near.py`). Runs the user's problem file, never a candidate.
 
 Precision: on a CPU the operands of products are rounded to the contract's class; on a GPU a TF32 contract is PyTorch's
 own TF32 instead.
@@ -13,6 +14,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from verifier import inputs, numerics
 from verifier.interpreter.precise import Float64, RoundedOperands
 from verifier.loader import materialize, user_errors
+from verifier.near import Near
 from verifier.problem import Precision, Problem, Workload
 from verifier.specs import leaves
 
@@ -41,19 +44,39 @@ class Skip(Exception):
     """A distribution that the reference cannot take; the message says why."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Expected:
-    """One draw. `yardstick` is None where it would be `native`."""
+    """One draw. `expected` and `yardstick` raise Skip where the reference cannot take the draw."""
 
     name: str
     inputs: list[Any]
     native: Any
     """PyTorch's result in its own precision and dtypes."""
-    expected: Any
-    """The same in float64."""
-    yardstick: Any
     mutated: list[int]
     """Numbers of the input tensors that the reference changes."""
+    make_expected: Callable[[], Any] = field(repr=False)
+    make_yardstick: Callable[[], Any] = field(repr=False)
+
+    @cached_property
+    def expected(self) -> Any:
+        """`native` in float64."""
+        return self.make_expected()
+
+    @cached_property
+    def yardstick(self) -> Any:
+        """The result in the contract's precision, None where it would be `native`."""
+        return self.make_yardstick()
+
+    @cached_property
+    def near(self) -> list[Near | None]:
+        """For each tensor of `native`, by what an output is near it."""
+        return [Near.of(t) for t in leaves(self.native)]
+
+    @property
+    def nbytes(self) -> int:
+        """Of all that is held."""
+        made = (self.__dict__.get(name) for name in ("expected", "yardstick"))
+        return sum(map(bytes_of, (self.inputs, self.native, *made)))
 
     def coarse(self) -> str:
         """Why this draw cannot tell right from wrong, or an empty string. The task's own always counts."""
@@ -123,13 +146,31 @@ class Reference:
         return inputs.derive_seed(self.seed, self.workload.name, "draw", name, *salt)
 
     def draw(self, name: str, *salt: str, most_output_bytes: int | None = None) -> Expected:
-        """One draw with its expected values. Raises Skip, and TooLarge for outputs over `most_output_bytes`.
+        """One draw; its expected values may still raise Skip. Raises Skip, and TooLarge for outputs over
+        `most_output_bytes`.
 
         A draw may still be too coarse: see `Expected.coarse`.
         """
-        values = self.inputs(name, *salt)
+        values, seed = self.inputs(name, *salt), self._seed(name, *salt)
+        watched = RoundedOperands(Precision.FP32)
+        with self.part("native"), self._skipping(name), watched, tf32(False):
+            native = self._forward(self._model(self.state), values, seed)
+        if most_output_bytes is not None and (size := bytes_of(native)) > most_output_bytes:
+            raise TooLarge(f"the outputs take {size / 2**20:.1f} MiB")
+        mutated = [i for i, t in enumerate(leaves(values)) if t.untyped_storage().data_ptr() in watched.written]
+        if mutated:
+            values = self.inputs(name, *salt)
+        rounded = bool(watched.products) and self.problem.precision is not Precision.FP32
+        return Expected(
+            name, values, native, mutated,
+            lambda: self._expected(name, values, seed), lambda: self._rounded(name, values, seed) if rounded else None,
+        )  # fmt: skip
+
+    @contextmanager
+    def _skipping(self, name: str) -> Iterator[None]:
+        """Makes an error of the reference a Skip; on the task's own inputs it is the file's fault."""
         try:
-            return self._expect(name, values, self._seed(name, *salt), most_output_bytes)
+            yield
         except (Skip, TooLarge, torch.OutOfMemoryError):
             raise
         except Exception as error:
@@ -138,27 +179,18 @@ class Reference:
                     raise
             raise Skip(f"the reference raises {type(error).__name__}: {error}"[:300]) from None
 
-    def _expect(self, name: str, values: list[Any], seed: int, most: int | None) -> Expected:
-        with self.part("float64"):
+    def _expected(self, name: str, values: list[Any], seed: int) -> Any:
+        with self.part("float64"), self._skipping(name):
             expected = self._float64(values, self.state, seed)
         if name != "task" and not inputs.finite(expected):
             raise Skip("the float64 reference is not finite")
-        used, counted = copy.deepcopy(values), RoundedOperands(Precision.FP32)
-        with self.part("native"), counted, tf32(False):
-            native = self._forward(self._model(self.state), used, seed)
-        if most is not None and (size := bytes_of(native)) > most:
-            raise TooLarge(f"the outputs take {size / 2**20:.1f} MiB")
-        with self.part("changed"):
-            changed = _changed(values, used)
-        del used
-        own = self.problem.precision
-        rounded = self._rounded(values, seed) if counted.products and own is not Precision.FP32 else None
-        return Expected(name, values, native, expected, rounded, changed)
+        return expected
 
-    def _rounded(self, values: list[Any], seed: int) -> Any:
-        """The result in the contract's precision."""
+    def _rounded(self, name: str, values: list[Any], seed: int) -> Any:
+        """The result in the contract's precision. Copies the inputs, which it may change."""
         on_gpu = self.device.type == "cuda" and self.problem.precision is Precision.TF32
-        with self.part("yardstick"), tf32(on_gpu), nullcontext() if on_gpu else RoundedOperands(self.problem.precision):
+        precise = nullcontext() if on_gpu else RoundedOperands(self.problem.precision)
+        with self.part("yardstick"), self._skipping(name), tf32(on_gpu), precise:
             return self._forward(self._model(self.state), copy.deepcopy(values), seed)
 
     def stochastic(self) -> bool:
@@ -254,12 +286,6 @@ def _double(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_double(v) for v in value)
     return {k: _double(v) for k, v in value.items()} if isinstance(value, dict) else value
-
-
-def _changed(before: list[Any], after: list[Any]) -> list[int]:
-    """Numbers of the input tensors that a run changed."""
-    pairs = enumerate(zip(leaves(before), leaves(after), strict=True))
-    return [i for i, (a, b) in pairs if not torch.equal(a, b) and not _close(a, b, 0.0)]
 
 
 def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:

@@ -156,7 +156,8 @@ class CompileReport(Record):
 
 
 class OutputCheck(Record):
-    """One output tensor under one draw of inputs. Errors are centred: ||o - r|| / ||r - mean(r)||, r in float64."""
+    """One output tensor under one draw of inputs. Errors are centred: ||o - r|| / ||r - mean(r)||, r in float64; or,
+    where `reason` says that the output is near PyTorch's own result, r that result and `yardstick` 0."""
 
     workload: str
     draw: str

@@ -17,6 +17,7 @@ from experiments.fidelity import measure
 from experiments.fidelity.launches import Watch
 from experiments.fidelity.workers import Report
 from verifier.loader import load_problem, materialize
+from verifier.measure import relative_error
 from verifier.plan import settings
 
 
@@ -144,7 +145,7 @@ def _against(report: Report, reference: nn.Module, run: _Run) -> None:
     shapes = [tuple(t.shape) for t in outputs] == [tuple(t.shape) for t in wanted]
     report.note(reference_shapes=shapes)
     if shapes:
-        errors = [measure.relative_error(a, b)[0] for a, b in zip(outputs, wanted, strict=True)]
+        errors = [relative_error(a, b)[0] for a, b in zip(outputs, wanted, strict=True)]
         report.note(reference_error=finite(max(errors, default=0.0)))
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from verifier.measure import NEARLY_CONSTANT
+from verifier.measure import relative_error
 from verifier.numerics import FLOORS, UNCENTRED_FLOORS
 from verifier.problem import Precision
 from verifier.specs import dtype_name, dtype_of, leaves
@@ -27,7 +27,7 @@ SEED = 42
 WHOLE_BYTES = 1 << 30
 SAMPLE_BYTES = 1 << 28
 _BLOCK = 1 << 24
-"""Words of a checksum; elements of one step of an error."""
+"""Words of a checksum."""
 
 
 # -- inputs and state ------------------------------------------------------------------------------
@@ -98,37 +98,6 @@ def _bytes(tensor: Tensor) -> Tensor:
 
 
 # -- errors ----------------------------------------------------------------------------------------
-
-
-def relative_error(found: Tensor, wanted: Tensor) -> tuple[float, bool]:
-    """Centred relative Frobenius error, or the uncentred one where `wanted` is nearly constant, and whether it is
-    centred. Infinite where the non-finite elements differ. In float64, a part at a time."""
-    a, b = found.detach().reshape(-1), wanted.detach().reshape(-1)
-    if a.numel() == 0:
-        return 0.0, True
-    pairs = [_parts(a, b, i) for i in range(0, a.numel(), _BLOCK)]
-    if not all(same for same, *_ in pairs):
-        return math.inf, True
-    count, total = sum(p[1] for p in pairs), sum(p[2] for p in pairs)
-    mean = total / max(count, 1)
-    square = sum(p[3] for p in pairs)
-    spread = math.sqrt(max(square - count * mean * mean, 0.0))
-    off, size = math.sqrt(sum(p[4] for p in pairs)), math.sqrt(square)
-    centred = spread > NEARLY_CONSTANT * size
-    return off / max(spread if centred else size, 1e-30), centred
-
-
-def _parts(a: Tensor, b: Tensor, start: int) -> tuple[bool, int, float, float, float]:
-    """Of one part: whether non-finite elements agree; count, sum and squares of finite ones; squares of differences."""
-    x, y = (_wide(t[start : start + _BLOCK]) for t in (a, b))
-    finite = torch.isfinite(y)
-    same = torch.equal(torch.isfinite(x), finite) and torch.equal(x[~finite].nan_to_num(), y[~finite].nan_to_num())
-    x, y = torch.where(finite, x, 0), torch.where(finite, y, 0)
-    return same, int(finite.sum()), float(y.sum()), float((y * y).sum()), float(((x - y) ** 2).sum())
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return torch.view_as_real(tensor).reshape(-1).double() if tensor.is_complex() else tensor.double()
 
 
 def limit(dtype: torch.dtype, *, centred: bool) -> float:

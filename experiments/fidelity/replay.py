@@ -155,8 +155,7 @@ class _One:
         """Bits differ: do they depend on what fresh memory held, and which launches differ on equal arguments?"""
         self.report.stage("closer look")
         poisoned = [measure.checksums(t) for t in self.outputs]
-        memory = self.replayer._memory
-        vars(memory)["poison"] = lambda storage: memory.bytes(storage).zero_()
+        self.replayer.poison_with_zeros(True)
         zeroed = self._run()
         self.report.note(reads_unwritten=[measure.checksums(t) for t in zeroed] != poisoned)
         self.report.note(with_zeros=measure.compare(zeroed, self.said["outputs"], self.report.folder))
@@ -165,7 +164,7 @@ class _One:
         self.launcher.on = False
         found = fates(self.said.get("launches", ()), self.launcher.launches)
         self.report.note(launches={fate: found.count(fate) for fate in sorted(set(found))})
-        del vars(memory)["poison"]
+        self.replayer.poison_with_zeros(False)
 
     def _capture(self) -> None:
         """The call as a CUDA graph: captured or why not, its time, and whether it gives the same bits."""

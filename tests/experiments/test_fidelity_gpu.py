@@ -19,6 +19,7 @@ from experiments.fidelity.pack import read_index
 from experiments.fidelity.plans import PlanFile
 from experiments.fidelity.trace import Row
 from experiments.fidelity.workers import Children
+from verifier.measure import relative_error
 from verifier.plan.arguments import PointerArg
 from verifier.plan.schema import Alternative, KernelImage, LaunchStep, Param, Program, Storage
 
@@ -336,19 +337,19 @@ def test_checksums_see_every_byte(dtype: torch.dtype) -> None:
 
 def test_errors_are_centred_unless_nearly_constant() -> None:
     wanted = torch.rand(1000, dtype=torch.float64) + 100
-    error, centred = measure.relative_error(wanted + 1e-3, wanted)
+    error, centred = relative_error(wanted + 1e-3, wanted)
     assert centred
     assert error == pytest.approx(1e-3 / wanted.std(correction=0).item(), rel=1e-6)
     flat = torch.full((1000,), 5.0)
-    assert measure.relative_error(flat + 0.5, flat) == (pytest.approx(0.1), False)
-    assert measure.relative_error(torch.empty(0), torch.empty(0)) == (0.0, True)
+    assert relative_error(flat + 0.5, flat) == (pytest.approx(0.1), False)
+    assert relative_error(torch.empty(0), torch.empty(0)) == (0.0, True)
 
 
 def test_other_non_finite_elements_are_an_infinite_error() -> None:
     wanted = torch.tensor([1.0, math.inf, math.nan, 2.0])
-    assert measure.relative_error(wanted.clone(), wanted)[0] == 0.0
+    assert relative_error(wanted.clone(), wanted)[0] == 0.0
     for other in ([1.0, -math.inf, math.nan, 2.0], [math.nan, math.inf, math.nan, 2.0], [1.0, 3.0, math.nan, 2.0]):
-        assert measure.relative_error(torch.tensor(other), wanted)[0] == math.inf
+        assert relative_error(torch.tensor(other), wanted)[0] == math.inf
 
 
 def test_outputs_travel_as_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,12 @@
 """Is a plan right on one workload? The judge's part: slots, expected values, guards, comparison.
 
 For each draw every input slot is written anew and the guards around inputs and outputs are filled anew; before each run
-outputs are poisoned, and they are copied away as soon as the runner has answered: only these copies are compared. The
-first draw runs several times; runs that do not agree bit by bit are a warning, and then each of them is compared.
+outputs are poisoned. As soon as the runner has answered, the outputs are compared with PyTorch's own result, byte by
+byte and in one pass; where they differ they are copied away first, and only the copies are compared. The first draw
+runs several times; runs that do not agree bit by bit are a warning, and then each of them is compared.
+
+The task's own distribution is drawn anew for each visit. The other distributions are drawn once for a problem and seed:
+what a candidate leaves in its runner's memory could tell a later one their answers, never those of the task.
 """
 
 from __future__ import annotations
@@ -23,21 +27,20 @@ from verifier.gpu.device import Device
 from verifier.gpu.link import Link, RunnerFailed
 from verifier.gpu.parts import Parts
 from verifier.gpu.slots import Arena, Place, want_dense, want_tensor, want_values
-from verifier.interpreter.compare import compare_values
+from verifier.interpreter.compare import compare_values, quick_values
+from verifier.near import same_bytes
 from verifier.plan.schema import Plan, Program
 from verifier.problem import Problem, Workload
-from verifier.reference import Expected, Reference, Skip, bytes_of
+from verifier.reference import Expected, Reference, Skip
 from verifier.specs import dtype_name, leaves, span
 from verifier.verdict import Diagnostic, OutputCheck, Status
 
-CACHE_BYTES = 4 << 30
+CACHE_BYTES = 8 << 30
 """Of inputs and expected values that a judge keeps for the next visit with the same seed."""
-REFERENCES = 4
+REFERENCES = 16
 """References that a judge keeps, with their weights on the device."""
 PROBE_ELEMENTS = 1 << 28
-_PART = 1 << 28
 _STATE_GUARD = 512
-_LARGE = 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +67,18 @@ class Stochastic(Exception):
     """The reference is random given its inputs."""
 
 
+_Key = tuple[str, str, int]
+"""Problem, workload, seed."""
+
+
 class References:
     """References by problem, workload and seed, the last few; and their draws, the last that fit in `most` bytes."""
 
     def __init__(self, device: torch.device, most: int = CACHE_BYTES) -> None:
         self._device, self._most = device, most
-        self._held: OrderedDict[tuple[str, str, int], Reference] = OrderedDict()
-        self._draws: OrderedDict[tuple[str, str, int, str, str], Expected | str] = OrderedDict()
-        self._bytes = 0
+        self._held: OrderedDict[_Key, Reference] = OrderedDict()
+        self._draws: OrderedDict[tuple[_Key, str, str], Expected | str] = OrderedDict()
+        self._repeatable: set[tuple[str, str]] = set()
         self.part = Parts()
 
     def get(self, problem: Problem, workload: Workload, seed: int) -> Reference:
@@ -79,42 +86,52 @@ class References:
         key = (problem.id, workload.name, seed)
         if key not in self._held:
             made = Reference.create(problem, workload, seed, self._device)
-            if made.stochastic():
+            if key[:2] not in self._repeatable and made.stochastic():
                 raise Stochastic("the reference is random given its inputs")
+            self._repeatable.add(key[:2])
             self._held[key] = made
             while len(self._held) > REFERENCES:
-                self._held.popitem(last=False)
+                self._forget(self._held.popitem(last=False)[0])
+        self._held.move_to_end(key)
         held = self._held[key]
         held.part = self.part
         return held
 
     def draw(self, reference: Reference, name: str, salt: str) -> Expected | str:
-        """A draw, or why the reference cannot take it."""
-        key = (reference.problem.id, reference.workload.name, reference.seed, name, salt)
+        """A draw, or why the reference cannot take it. `salt` makes the task's own values new; the other distributions
+        are drawn once."""
+        of = (reference.problem.id, reference.workload.name, reference.seed)
+        key = (of, name, salt if name == "task" else "")
         if key not in self._draws:
+            if name == "task":
+                self._forget(of, name)
             made: Expected | str
             try:
-                made = reference.draw(name, salt)
+                made = reference.draw(name, key[2])
             except Skip as reason:
                 made = str(reason)
-            if _size(made) > self._most // 4:
+            if _size(made) > self._most // 8:
                 return made
             self._draws[key] = made
-            self._bytes += _size(made)
-            while self._bytes > self._most:
-                self._bytes -= _size(self._draws.popitem(last=False)[1])
+            while sum(map(_size, self._draws.values())) > self._most:
+                self._draws.popitem(last=False)
+        elif isinstance(held := self._draws[key], Expected) and _size(held) > self._most // 8:
+            del self._draws[key]  # its expected values were made since then
+            return held
+        self._draws.move_to_end(key)
         return self._draws[key]
 
     def clear(self) -> None:
         self._held.clear()
         self._draws.clear()
-        self._bytes = 0
+
+    def _forget(self, key: _Key, name: str = "") -> None:
+        for draw in [d for d in self._draws if d[0] == key and d[1].startswith(name)]:
+            del self._draws[draw]
 
 
 def _size(made: Expected | str) -> int:
-    if isinstance(made, str):
-        return 0
-    return sum(bytes_of(v) for v in (made.inputs, made.native, made.expected, made.yardstick))
+    return 0 if isinstance(made, str) else made.nbytes
 
 
 @dataclass
@@ -139,15 +156,20 @@ class Found:
 class Slots:
     """The three blocks of one bound program: inputs, state, outputs."""
 
-    def __init__(self, device: Device, program: Program, state: Mapping[str, Tensor], first: int = 0) -> None:
-        """`first`: number of the first block. Raises OutOfMemoryError, CudaError."""
+    def __init__(
+        self, device: Device, program: Program, state: Mapping[str, Tensor], first: int = 0, *, outputs: bool = True
+    ) -> None:
+        """`first`: number of the first block; without `outputs` there is no place for them. Raises OutOfMemoryError,
+        CudaError."""
         wanted = {k: v for k, v in state.items() if k in program.parameters
                   and program.values[program.parameters[k].value].shape == tuple(v.shape)}  # fmt: skip
         self.program, self._names = program, list(wanted)
         self.arenas: list[Arena] = []
         try:
             self.arenas.append(Arena(device, first, want_values(program, program.inputs)))
-            self.arenas.append(Arena(device, first + 1, want_dense(program, program.output_values())))
+            self.arenas.append(
+                Arena(device, first + 1, want_dense(program, program.output_values() if outputs else ()))
+            )
             if wanted:
                 held = [want_tensor(t) for t in wanted.values()]
                 self.arenas.append(Arena(device, first + 2, held, guard=_STATE_GUARD))
@@ -155,10 +177,6 @@ class Slots:
             self.close()
             raise
         self.inputs, self.outputs = self.arenas[:2]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(a.block.nbytes for a in self.arenas)
 
     @property
     def state(self) -> dict[str, Place]:
@@ -274,37 +292,30 @@ class WorkloadCheck:
         part = self._link.part
         with part("write slots"):
             slots.write(made.inputs, self._reference.state)
-        with part("arm"):
             slots.arm()
-        with part("trim"):
-            if slots.nbytes > _LARGE:
-                self._device.trim()  # the runner cannot use what torch keeps here for later
+            self._device.make_room(sum(s.bytes for s in self._program.storages))
         self._bind(slots, setup=setup)
         kept: list[Tensor] = []
         for turn in range(repeats):
             if turn:
-                with part("arm"):
-                    slots.poison()
+                slots.poison()
             self._link.run("check")
-            with part("copy outputs"):
-                outputs = [view.clone() for view in slots.outputs.views]
             with part("guards"):
                 broken = slots.broken()
             if broken:
                 found.fail(Status.OUT_OF_BOUNDS, "out-of-bounds", broken)
                 return
-            with part("inputs changed"):
-                self._inputs(slots.changed(made.inputs), made, found)
-            if not turn:
-                kept = outputs
-            else:
-                with part("repeats equal"):
-                    equal = all(same_bytes(a, b) for a, b in zip(kept, outputs, strict=True))
-                if equal:
-                    continue
-                self._unequal(found)
+            if turn in (0, repeats - 1):
+                with part("inputs changed"):
+                    self._inputs(slots.changed(made.inputs), made, found)
             with part("compare"):
-                self._compare(outputs, made, found)
+                if turn and all(same_bytes(a, b) for a, b in zip(kept, slots.outputs.views, strict=True)):
+                    continue
+                outputs = self._compare(slots, made, found)
+            if turn:
+                self._unequal(found)
+            else:
+                kept = outputs
             if found.wrong():
                 return
 
@@ -325,18 +336,19 @@ class WorkloadCheck:
             found.findings.append(Diagnostic(severity="warning", code="nondeterministic", message=message))
         self._nondeterministic = True
 
-    def _compare(self, outputs: list[Tensor], made: Expected, found: Found) -> None:
-        tensors = iter(outputs)
-        tree = decode(self._program.output, lambda _: next(tensors), self._device.torch_device)
-        checks = compare_values(
-            tree, made.native, made.expected, made.ruler,
-            self._reference.problem.precision, given=list(leaves(made.inputs)),
-            workload=self._reference.workload.name, draw=made.name,
-        )  # fmt: skip
-        if not all(c["passed"] for c in checks) and (reason := made.coarse()):
-            found.skipped[made.name] = reason
-            return
-        found.checks += [OutputCheck.model_validate(c) for c in checks]
+    def _compare(self, slots: Slots, made: Expected, found: Found) -> list[Tensor]:
+        """Adds the checks of a run; tensors with its outputs, which no runner can change."""
+        outputs, checks = compared(self._program, slots.outputs.views, made, self._reference, made.name)
+        try:
+            checks = checks or in_full(self._program, outputs, made, self._reference, made.name)
+            coarse = "" if all(c["passed"] for c in checks) else made.coarse()
+        except Skip as reason:
+            coarse = str(reason)
+        if coarse:
+            found.skipped[made.name] = coarse
+        else:
+            found.checks += [OutputCheck.model_validate(c) for c in checks or ()]
+        return outputs
 
     def _probe(self, slots: Slots) -> str | None:
         """The class of arithmetic that integers show, None where they cannot."""
@@ -361,13 +373,38 @@ class WorkloadCheck:
         given = sum(sizes[i] for i in {self._program.values[v].storage for v in self._program.inputs})
         made = sum(sizes[i] for i in {self._program.values[v].storage for v in self._program.output_values()})
         weights = sum(s.bytes for s in self._program.storages if s.origin == "parameter")
-        need, free = 2 * given + 4 * made + 3 * weights, self._device.free_bytes()
+        need = 2 * given + 3 * made + 3 * weights
+        if need > self._device.free_bytes():
+            self._references.clear()
+        free = self._device.free_bytes()
         if need > free:
             raise DoesNotFit(f"it needs at least {need / 1e9:.1f} GB and the device has {free / 1e9:.1f} GB free")
 
 
-def same_bytes(a: Tensor, b: Tensor) -> bool:
-    """Whether two contiguous tensors of one shape and dtype have equal bytes."""
-    one, two = (t.reshape(-1).view(torch.uint8) for t in (a, b))
-    starts = range(0, one.numel(), _PART)
-    return all(torch.equal(one[s : s + _PART], two[s : s + _PART]) for s in starts)
+def compared(
+    program: Program, views: list[Tensor], made: Expected, reference: Reference, draw: str
+) -> tuple[list[Tensor], list[dict[str, Any]] | None]:
+    """Tensors that hold what `views` hold and that nobody else can write, and the checks of outputs that are PyTorch's
+    own result or near it; None for others."""
+    precision, workload = reference.problem.precision, reference.workload.name
+    checks = quick_values(_tree(program, views), made.native, None, precision, workload=workload, draw=draw)
+    if checks is not None:
+        return list(leaves(made.native)), checks
+    kept = [view.clone() for view in views]
+    checks = quick_values(_tree(program, kept), made.native, made.near, precision, workload=workload, draw=draw)
+    return kept, checks
+
+
+def in_full(
+    program: Program, outputs: list[Tensor], made: Expected, reference: Reference, draw: str
+) -> list[dict[str, Any]]:
+    """The checks of any outputs, against the float64 reference. Raises Skip."""
+    return compare_values(
+        _tree(program, outputs), made.native, made.expected, made.ruler,
+        reference.problem.precision, given=list(leaves(made.inputs)), workload=reference.workload.name, draw=draw,
+    )  # fmt: skip
+
+
+def _tree(program: Program, outputs: list[Tensor]) -> Any:
+    tensors = iter(outputs)
+    return decode(program.output, lambda _: next(tensors), outputs[0].device if outputs else torch.device("cpu"))

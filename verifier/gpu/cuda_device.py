@@ -25,6 +25,8 @@ from verifier.gpu.replay import Replayer
 
 _CLOCK_CYCLES = 400_000
 """Cycles that a spinning kernel counts to read the SM clock, about 0.2 ms; calls queue up behind it meanwhile."""
+_SPARE = 2 << 30
+"""Bytes left to other processes beside what they are known to need."""
 _CODES: dict[int, FailureKind] = {
     2: "out-of-memory", 700: "illegal-address", 714: "illegal-address", 715: "launch-failed", 716: "illegal-address",
     717: "illegal-address", 718: "launch-failed", 719: "launch-failed", 710: "device-assert",
@@ -87,6 +89,9 @@ class CudaDevice:
         torch.zeros(1, device=self.torch_device)
         self._properties = torch.cuda.get_device_properties(self.torch_device)
         self.flush_bytes = 2 * int(self._properties.L2_cache_size)
+        major, minor = torch.cuda.get_device_capability(self.torch_device)
+        self.architecture = f"sm_{major}{minor}"
+        self.highest_hz: float | None = 1e3 * cuda.device_attribute("CLOCK_RATE")
         self._flush: Tensor | None = None
         self._unit = self._granularity()
 
@@ -131,6 +136,14 @@ class CudaDevice:
         cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
         return int(torch.cuda.mem_get_info()[0]) + cached
 
+    def other_bytes(self) -> int:
+        free, total = torch.cuda.mem_get_info()
+        return int(total - free - torch.cuda.memory_reserved())
+
+    def make_room(self, nbytes: int) -> None:
+        if torch.cuda.mem_get_info()[0] < nbytes + _SPARE:
+            self.trim()
+
     def trim(self) -> None:
         self._flush = None
         torch.cuda.empty_cache()
@@ -143,11 +156,14 @@ class CudaDevice:
             return None
 
     def time(self, calls: Sequence[Call], flush: bool) -> Timed:
-        """By events round each call. A kernel that spins first reads the SM clock and lets the calls queue up."""
+        """By events round each call. A kernel that spins first reads the SM clock and lets the calls queue up. Lines
+        that a kernel asked the L2 cache to keep are given up before.
+        """
         marks = [_event() for _ in range(2 * len(calls) + 2)]
         if flush and self._flush is None:
             self._flush = torch.empty(self.flush_bytes, dtype=torch.uint8, device=self.torch_device)
         torch.cuda.synchronize()
+        cuda.check("resetting the L2 cache", cuda.driver().cuCtxResetPersistingL2Cache())
         marks[0].record()
         torch.cuda._sleep(_CLOCK_CYCLES)  # type: ignore[no-untyped-call]
         marks[1].record()

@@ -78,6 +78,10 @@ class Device(Protocol):
     torch_device: torch.device
     flush_bytes: int
     """Writing so many bytes empties the caches; 0 where there is nothing to flush."""
+    architecture: str
+    """`sm_90`; empty where any compiled kernel will do."""
+    highest_hz: float | None
+    """Of the processor's clock."""
 
     def create(self, nbytes: int) -> tuple[Block, int]:
         """New shareable memory and its file descriptor, which the caller closes. Raises OutOfMemoryError, CudaError."""
@@ -93,6 +97,14 @@ class Device(Protocol):
 
     def free_bytes(self) -> int:
         """Memory that could still be had."""
+        ...
+
+    def other_bytes(self) -> int:
+        """Memory in use that this process did not take: of other processes, and of contexts."""
+        ...
+
+    def make_room(self, nbytes: int) -> None:
+        """Trims where less than `nbytes` could be had by another process."""
         ...
 
     def trim(self) -> None:

@@ -11,16 +11,12 @@ from verifier.gpu.replay import Replayer
 class CapturedProgram:
     """`forward` of a bound and set-up replayer as a graph. Its inputs and outputs stay where they are.
 
-    Raises RuntimeError (of torch) or CudaError where a step cannot be captured; the context survives that.
+    The program must have run once: library handles and lazy initialisation must be past before a capture. Raises
+    RuntimeError (of torch) or CudaError where a step cannot be captured; the context survives that.
     """
 
     def __init__(self, replayer: Replayer) -> None:
         self.replayer = replayer
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # library handles and lazy initialisation must be past before a capture
-            replayer.run()
-        torch.cuda.current_stream().wait_stream(stream)
         replayer.restore()
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):

@@ -67,6 +67,8 @@ class HostDevice:
 
     torch_device = torch.device("cpu")
     flush_bytes = 0
+    architecture = ""
+    highest_hz: float | None = None
 
     def __init__(self, kernels: Mapping[str, Kernel] | None = None) -> None:
         self._kernels = kernels or {}
@@ -92,6 +94,12 @@ class HostDevice:
 
     def free_bytes(self) -> int:
         return _FREE
+
+    def other_bytes(self) -> int:
+        return 0
+
+    def make_room(self, nbytes: int) -> None:
+        return None
 
     def trim(self) -> None:
         return None

@@ -32,6 +32,7 @@ from verifier.gpu.pairs import Pairs, TimedWrong
 from verifier.gpu.parts import Parts
 from verifier.gpu.protocol import FROM_RUNNER, FROM_SUPERVISOR, Channel, Gone, Message
 from verifier.gpu.runner import end_with_parent
+from verifier.gpu.sharing import runs_on, signs
 from verifier.gpu.visit import Fault, Request, Visit
 from verifier.interpreter.gate import value_findings
 from verifier.plan.reader import PlanError, read_plan
@@ -43,9 +44,35 @@ from verifier.verdict import Ceilings, Diagnostic, Record, Status, StepTimes, Te
 _PATIENCE = 60.0
 _RACE_SECONDS = 60.0
 """Alternatives beyond that are the candidate's loss, and no visit that runs past its limit."""
+_RACE_REPEATS = 2
+_PLANS = 8
+"""Plans that a judge keeps as read: those of the last bases come again."""
 _STEP_RUNS = 8
 """Calls that timing each step takes, with some to spare."""
 Outcome = Literal["passed", "failed", "not_applicable"]
+
+
+class Unsupported(Exception):
+    """The device cannot run what the plan holds. One sentence."""
+
+
+class Plans:
+    """Reads plans strictly, and remembers the last ones by all of their bytes."""
+
+    def __init__(self) -> None:
+        self._read: dict[bytes, Loaded] = {}
+        self.right_bases: set[tuple[str, str, str]] = set()
+        """Problem, workload and digest of the plan of bases that were found right."""
+
+    def read(self, text: bytes, blobs: dict[str, bytes]) -> Loaded:
+        """Raises PlanError."""
+        parts = [text, *(part for name in sorted(blobs) for part in (name.encode(), blobs[name]))]
+        key = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).digest()
+        found = self._read.pop(key, None) or Loaded(read_plan(json.loads(text), blobs), text, blobs)
+        self._read[key] = found
+        while len(self._read) > _PLANS:
+            del self._read[next(iter(self._read))]
+        return found
 
 
 class Judge:
@@ -54,10 +81,9 @@ class Judge:
     def __init__(self, device: Device) -> None:
         self._device = device
         self._references = References(device.torch_device)
+        self._plans = Plans()
         self._link: Link | None = None
         self._ceilings: Ceilings | None = None
-        self._right_bases: set[tuple[str, str, str]] = set()
-        """Problem, workload and digest of the plan of bases that were found right."""
 
     def take_runner(self, message: Message) -> None:
         """Takes over the runner's socket and page of flags."""
@@ -80,7 +106,7 @@ class Judge:
 
     def visit(self, request: Request, blobs: dict[str, bytes]) -> Visit:
         """Raises ProblemError where the problem's file is at fault."""
-        work = _Visit(self._device, self._references, self._link, request, blobs, self._right_bases)
+        work = _Visit(self._device, self._references, self._plans, self._link, request, blobs)
         try:
             answer = work.run()
             return answer.model_copy(update={"ceilings": self._peaks()}) if answer.steps else answer
@@ -107,13 +133,14 @@ class _Visit:
     """What happens to one request."""
 
     def __init__(
-        self, device: Device, references: References, link: Link | None, request: Request, blobs: dict[str, bytes],
-        right_bases: set[tuple[str, str, str]],
+        self, device: Device, references: References, plans: Plans, link: Link | None, request: Request,
+        blobs: dict[str, bytes],
     ) -> None:  # fmt: skip
         if link is None:
             raise RuntimeError("a visit without a runner")
         self._device, self._references, self._link, self._request = device, references, link, request
-        self._blobs, self._found, self._right_bases = blobs, Found(), right_bases
+        self._plans = plans
+        self._blobs, self._found = blobs, Found()
         self._timings: list[WorkloadTiming] = []
         self._steps: list[StepTimes] = []
         self._excuse = ""
@@ -125,8 +152,10 @@ class _Visit:
         start = time.perf_counter()
         checked = start
         try:
+            self._found.findings += signs(self._device.other_bytes(), (), None)
             with self._part("plan"):
                 candidate = self._loaded("plan")
+            self._refuse_target(candidate)
             self._check(candidate)
             checked = time.perf_counter()
             if not self._found.wrong() and self._found.checks:
@@ -136,13 +165,16 @@ class _Visit:
             self._found.fail(Status.REJECTED, "plan-refused", f"the plan is malformed: {wrong}")
         except RunnerFailed as failed:
             self.lost = failed.lost
-            self._found.fail(failed.status, failed.kind, str(failed))
+            if failed.kind == "unsupported":
+                self._excuse = str(failed)
+            else:
+                self._found.fail(failed.status, failed.kind, str(failed))
             if not failed.lost:
                 self._clear()
         except TimedWrong as wrong:
             self._found.fail(Status.WRONG, "wrong-when-timed", str(wrong))
             self._clear()
-        except (DoesNotFit, Stochastic) as excuse:
+        except (DoesNotFit, Stochastic, Unsupported) as excuse:
             self._excuse = str(excuse)
             self._clear()
         except torch.OutOfMemoryError:
@@ -157,8 +189,12 @@ class _Visit:
         """A plan of the request, read strictly."""
         prefix = f"{name}/"
         blobs = {k.removeprefix(prefix): v for k, v in self._blobs.items() if k.startswith(prefix)}
-        text = self._blobs[name]
-        return Loaded(read_plan(json.loads(text), blobs), text, blobs)
+        return self._plans.read(self._blobs[name], blobs)
+
+    def _refuse_target(self, candidate: Loaded) -> None:
+        target, own = candidate.plan.target, self._device.architecture
+        if own and not runs_on(target, own):
+            raise Unsupported(f"the kernels are compiled for {target} and this GPU is {own}: choose its --target")
 
     def _workload(self, name: str) -> Workload:
         return next(w for w in self._request.problem.workloads if w.name == name)
@@ -197,7 +233,7 @@ class _Visit:
         """Once for a base that is not the reference itself. Raises DoesNotFit where its outputs are wrong."""
         request = self._request
         key = (request.problem.id, workload, hashlib.sha256(base.text).hexdigest())
-        if request.base == "eager" or key in self._right_bases:
+        if request.base == "eager" or key in self._plans.right_bases:
             return
         found = Found()
         reference = self._reference(workload)
@@ -212,14 +248,17 @@ class _Visit:
         wrong = [f.message for f in (*value_findings(tuple(found.checks)), *found.findings) if f.severity == "error"]
         if wrong or not found.checks:
             raise DoesNotFit(f"its base {request.base} is wrong: {wrong[0] if wrong else 'it cannot be checked'}")
-        self._right_bases.add(key)
+        self._plans.right_bases.add(key)
 
     def _time(self, candidate: Loaded, base: Loaded, workload: Workload) -> None:
         request = self._request
         pairs = Pairs(self._device, self._link, self._reference(workload.name), candidate, base, request.salt)
         try:
             if alternatives := pairs.alternatives():
-                pairs.choice = racing.race(alternatives, pairs.seconds_of, max_seconds=_RACE_SECONDS).choice
+                found = racing.race(
+                    alternatives, pairs.seconds_of, repeats=_RACE_REPEATS, max_seconds=_RACE_SECONDS
+                )  # fmt: skip
+                pairs.choice = found.choice
                 if any(pairs.choice.values()):
                     pairs.close()
                     self._check(candidate, (workload.name,), pairs.choice)
@@ -242,6 +281,7 @@ class _Visit:
             what = "the base" if pairs.side == "b" else "the candidate beside its base"
             raise DoesNotFit(f"{what} cannot be timed: {failed}") from None
         finally:
+            self._found.findings += signs(0, pairs.clocks, self._device.highest_hz)
             self._finish(pairs)
         self._timings.append(
             WorkloadTiming(workload=workload.name, base=request.base, decided=decided, confirmed=confirmed,

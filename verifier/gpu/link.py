@@ -25,6 +25,7 @@ STATUS: dict[str, Status] = {
     "launch-failed": Status.RUNTIME_ERROR,
     "out-of-memory": Status.RUNTIME_ERROR,
     "load-failed": Status.COMPILE_ERROR,
+    "unsupported": Status.UNTESTED,
     "not-replayed": Status.UNTRACEABLE,
     "plan-refused": Status.REJECTED,
     "wrote-past": Status.OUT_OF_BOUNDS,
@@ -40,6 +41,7 @@ _WORDS: dict[str, str] = {
     "launch-failed": "a kernel could not be launched or failed",
     "out-of-memory": "it needs more memory than the device has",
     "load-failed": "a kernel could not be loaded",
+    "unsupported": "this GPU or its driver does not take the compiled kernels",
     "not-replayed": "the plan cannot be replayed",
     "plan-refused": "the plan is malformed",
     "wrote-past": "a kernel wrote outside of every tensor",
@@ -113,8 +115,10 @@ class Link:
     def run(self, name: str) -> None:
         self._ask({"command": "run", "name": name})
 
-    def choose(self, name: str, choice: Mapping[int, int]) -> None:
-        self._ask({"command": "choose", "name": name, "choice": {str(k): v for k, v in choice.items()}})
+    def choose(self, name: str, choice: Mapping[int, int]) -> bool:
+        """Whether the program is ready for `time` as it is: it was captured with these alternatives before."""
+        said = {str(k): v for k, v in choice.items()}
+        return bool(self._ask({"command": "choose", "name": name, "choice": said}).captured)
 
     def capture(self, name: str) -> bool:
         """Makes a program ready for `time`; whether it became a graph."""
@@ -137,6 +141,10 @@ class Link:
     def steps(self, name: str) -> tuple[float, ...]:
         """Seconds of each forward step as the runner claims them, then those of a tiny kernel."""
         return self._ask({"command": "steps", "name": name}).seconds
+
+    def release(self) -> None:
+        """The runner gives all memory back and forgets the blocks; its programs stay loaded, to be bound again."""
+        self._ask({"command": "release"})
 
     def drop(self) -> None:
         """The runner forgets all programs and blocks."""

@@ -34,6 +34,8 @@ class Memory:
 
     def __init__(self, program: Program, device: torch.device) -> None:
         self._program, self._device = program, device
+        self.zeros = False
+        """`poison` fills with zeros, to tell what depends on memory that nothing wrote."""
         self._held: dict[int, torch.UntypedStorage] = {}
         self._views: dict[int, Tensor] = {}
         self.guarded = False
@@ -106,7 +108,8 @@ class Memory:
 
     def poison(self, storage: int) -> None:
         """Fills a storage so that a read of what nobody wrote shows: NaN, or an odd number."""
-        self.bytes(storage).fill_(_NAN_BYTE if storage in self._floating else _ODD_BYTE)
+        byte = _NAN_BYTE if storage in self._floating else _ODD_BYTE
+        self.bytes(storage).fill_(0 if self.zeros else byte)
 
     def bytes(self, storage: int) -> Tensor:
         """The whole storage as uint8."""

@@ -178,8 +178,8 @@ def _poll(end: socket.socket, event: int, seconds: float) -> bool:
 # -- what a runner may answer ----------------------------------------------------------------------
 
 FailureKind = Literal[
-    "illegal-address", "device-assert", "launch-failed", "out-of-memory", "load-failed", "not-replayed", "plan-refused",
-    "wrote-past", "unexpected",
+    "illegal-address", "device-assert", "launch-failed", "out-of-memory", "load-failed", "unsupported", "not-replayed",
+    "plan-refused", "wrote-past", "unexpected",
 ]  # fmt: skip
 Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
 

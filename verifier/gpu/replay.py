@@ -140,6 +140,10 @@ class Replayer:
         self.restore()
         return self.forward()
 
+    def poison_with_zeros(self, on: bool) -> None:
+        """Where `poison` is set: zeros from now on in place of NaN and odd numbers."""
+        self._memory.zeros = on
+
     def restore(self) -> None:
         """Puts what forward changes and needs back to where it was before the first run, and poisons scratch."""
         for storage in self.program.restore:
@@ -170,12 +174,12 @@ class Replayer:
     def step(self, position: int) -> None:
         """One step of forward; memory that no later step needs is given back. Steps run in order, from 0."""
         if position == 0:
-            self._begin()
+            self.begin()
         self._step(self.program.forward[position], self._choice.get(position, 0))
         for storage in self._dying.get(position, ()):
             self._memory.drop(storage)
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
         """Forgets what the last run made, so that library results stay where the library puts them; streams that
         forward seeds start anew."""
         self.relaid = 0
@@ -186,10 +190,15 @@ class Replayer:
             if storage.origin == "forward":
                 self._memory.drop(i)
 
-    def close(self) -> None:
-        """Drops all memory and unloads the kernels."""
+    def release(self) -> None:
+        """Drops all memory; the kernels stay loaded. It must be bound and set up again."""
         self._memory = Memory(self.program, self._device)
         self._saved.clear()
+        self._state = {}
+
+    def close(self) -> None:
+        """Drops all memory and unloads the kernels."""
+        self.release()
         self._kernels.clear()
         self._launcher.close()
 

@@ -9,13 +9,14 @@ once. When the context is lost it says so and ends. It ends with its parent and 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,9 +31,17 @@ from verifier.gpu.replay import Replayer
 from verifier.gpu.slots import Flags, Place, view
 from verifier.gpu.stepclock import time_steps
 from verifier.plan.reader import PlanError, read_plan
+from verifier.plan.schema import Plan
 
 _PATIENCE = 60.0
 """Seconds that the runner waits for a go, or for a judge that reads."""
+
+
+_GRAPHS_SHARE = 8
+"""Graphs of several alternatives are kept side by side where so many times their memory is free."""
+_PLANS = 2
+_UNSUPPORTED = frozenset({209, 222, 223})
+"""No binary for this GPU, a version of PTX that the driver does not know, no compilation by the driver."""
 
 
 @dataclass(slots=True)
@@ -46,6 +55,11 @@ class _Program:
     ready: bool = False
     graph: Captured | None = None
     last: list[Tensor] = field(default_factory=list)
+    choice: tuple[tuple[int, int], ...] = ()
+    others: dict[tuple[tuple[int, int], ...], Captured] = field(default_factory=dict)
+    """Graphs of other alternatives, on the same memory."""
+    known: dict[tuple[tuple[int, int], ...], bool] = field(default_factory=dict)
+    """Whether what ran once with some alternatives could be captured."""
 
     def run(self) -> None:
         self.last = self.replayer.run()
@@ -70,11 +84,49 @@ class _Program:
             if said.storages[said.values[value].storage].origin == "forward":
                 made.fill_(math.nan if made.dtype.is_floating_point or made.dtype.is_complex else 0x55)
 
-    def unready(self) -> None:
-        if self.graph is not None:
+    def capture(self, device: Device) -> None:
+        """Makes it ready to be timed. Its first run is not in a graph, nor is any where that cannot be."""
+        if not self.known.get(self.choice, False):
+            self.run()
+            device.synchronize()
+        if self.known.get(self.choice, True):
+            self.last = []
+            self.replayer.begin()
+            device.trim()
+            self.graph = device.capture(self.replayer)
+            self.known[self.choice] = self.graph is not None
+            if self.graph is not None:
+                self.last = self.graph.outputs
+            else:
+                self.run()
+        self.ready = True
+
+    def choose(self, choice: Mapping[int, int], device: Device) -> bool:
+        """Other alternatives from now on; whether they are ready to be timed."""
+        made = sum(s.bytes for s in self.replayer.program.storages if s.origin == "forward")
+        if self.graph is not None and _GRAPHS_SHARE * made < device.free_bytes():
+            self.others[self.choice] = self.graph
+        elif self.graph is not None:
             self.graph.close()
+        self.replayer.choose(choice)
+        self.choice = tuple(sorted((step, index) for step, index in choice.items() if index))
+        self.graph = self.others.pop(self.choice, None)
+        self.ready, self.last = self.graph is not None, [] if self.graph is None else self.graph.outputs
+        return self.ready
+
+    def unready(self) -> None:
+        for graph in (self.graph, *self.others.values()):
+            if graph is not None:
+                graph.close()
+        self.others.clear()
         self.ready, self.graph = False, None
         self.last = []
+
+    def release(self) -> None:
+        """Gives up all memory."""
+        self.unready()
+        self.slots, self.inputs = [], []
+        self.replayer.release()
 
     def give(self) -> None:
         """Copies the outputs to their slots."""
@@ -93,9 +145,11 @@ class Runner:
         self._device, self._flags = device, flags
         self._programs: dict[str, _Program] = {}
         self._blocks: dict[int, Block] = {}
+        self._plans: dict[bytes, Plan] = {}
         self._commands: dict[str, Callable[[Message, int], Reply]] = {
             "load": self._load, "map": self._map, "bind": self._bind, "run": self._run, "choose": self._choose,
-            "capture": self._capture, "time": self._time, "steps": self._steps, "drop": self._drop,
+            "capture": self._capture, "time": self._time, "steps": self._steps, "release": self._release,
+            "drop": self._drop,
         }  # fmt: skip
 
     def answer(self, message: Message) -> Reply:
@@ -118,9 +172,8 @@ class Runner:
         return Reply(turn=turn, failure=kind, text=text or type(error).__name__)
 
     def _load(self, message: Message, turn: int) -> Reply:
-        blobs = dict(message.blobs)
-        plan = read_plan(json.loads(blobs.pop("plan")), blobs)
-        device = self._device
+        blobs, device = dict(message.blobs), self._device
+        plan = self._plan(blobs.pop("plan"), blobs)
         replayer = Replayer(
             plan, blobs, message.header["workload"], device=device.torch_device, launcher=device.launcher()
         )
@@ -129,9 +182,21 @@ class Runner:
         except (CudaError, KeyError) as error:
             found = device.failure(error)
             lost = found is not None and found.lost
-            return Reply(turn=turn, failure="load-failed", text=str(error)[:2000], lost=lost)
+            known = isinstance(error, CudaError) and error.code in _UNSUPPORTED
+            return Reply(
+                turn=turn, failure="unsupported" if known else "load-failed", text=str(error)[:2000], lost=lost
+            )  # fmt: skip
         self._programs[message.header["name"]] = _Program(replayer)
         return Reply(turn=turn)
+
+    def _plan(self, text: bytes, blobs: Mapping[str, bytes]) -> Plan:
+        """Reads a plan, or gives one of the last ones again."""
+        key = hashlib.sha256(b"\0".join([text, *(n.encode() for n in sorted(blobs))])).digest()
+        plan = self._plans.pop(key, None) or read_plan(json.loads(text), blobs)
+        self._plans[key] = plan
+        while len(self._plans) > _PLANS:
+            del self._plans[next(iter(self._plans))]
+        return plan
 
     def _map(self, message: Message, turn: int) -> Reply:
         fds, message.fds = message.fds, []
@@ -168,20 +233,14 @@ class Runner:
 
     def _choose(self, message: Message, turn: int) -> Reply:
         program = self._programs[message.header["name"]]
-        program.replayer.choose({int(k): int(v) for k, v in message.header["choice"].items()})
-        program.unready()
-        return Reply(turn=turn)
+        choice = {int(k): int(v) for k, v in message.header["choice"].items()}
+        captured = program.choose(choice, self._device)
+        return Reply(turn=turn, captured=captured)
 
     def _capture(self, message: Message, turn: int) -> Reply:
         """Makes a program ready for timing: as a graph where it can be one."""
         program = self._programs[message.header["name"]]
-        program.unready()
-        program.run()
-        self._device.synchronize()
-        program.graph = self._device.capture(program.replayer)
-        if program.graph is not None:
-            program.last = program.graph.outputs
-        program.ready = True
+        program.capture(self._device)
         return Reply(turn=turn, captured=program.graph is not None)
 
     def _time(self, message: Message, turn: int) -> Reply:
@@ -215,10 +274,16 @@ class Runner:
         """Forgets all programs and blocks."""
         self._device.synchronize()
         for program in self._programs.values():
-            program.unready()
-            program.slots, program.inputs = [], []
+            program.release()
             program.replayer.close()
         self._programs.clear()
+        return self._release(message, turn)
+
+    def _release(self, message: Message, turn: int) -> Reply:
+        """Forgets all blocks and gives the programs' memory back."""
+        self._device.synchronize()
+        for program in self._programs.values():
+            program.release()
         for block in self._blocks.values():
             block.close()
         self._blocks.clear()

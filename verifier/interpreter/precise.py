@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from verifier.interpreter.arithmetic import round_to_tf32
 from verifier.problem import Precision
@@ -46,12 +47,14 @@ _PRODUCTS = frozenset(
 
 
 class RoundedOperands(TorchDispatchMode):
-    """While active, fp32 operands of products are rounded to `precision`. `products` counts them."""
+    """While active, fp32 operands of products are rounded to `precision`. `products` counts them, `written` holds
+    the addresses of the storages that an operator says it writes."""
 
     def __init__(self, precision: Precision) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.precision = precision
         self.products = 0
+        self.written: set[int] = set()
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -62,7 +65,15 @@ class RoundedOperands(TorchDispatchMode):
         if func.overloadpacket in _PRODUCTS:
             self.products += 1
             args = tuple(self._round(a) for a in args)
+        if func._schema.is_mutable:
+            self._note(func._schema.arguments, args, kwargs or {})
         return func(*args, **(kwargs or {}))
+
+    def _note(self, said: Any, args: Any, kwargs: Any) -> None:
+        given = [(a, args[i] if i < len(args) else kwargs.get(a.name)) for i, a in enumerate(said)]
+        for argument, value in given:
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                self.written |= {t.untyped_storage().data_ptr() for t in tree_leaves(value) if isinstance(t, Tensor)}
 
     def _round(self, value: Any) -> Any:
         if not isinstance(value, Tensor) or value.dtype != torch.float32 or value.dim() < 2:

@@ -125,10 +125,10 @@ class _Packed:
         for name in names or inputs.DRAWS:
             try:
                 made = source.draw(name, most_output_bytes=max_bytes)
+                too_coarse = made.coarse()
             except Skip as reason:
-                skipped[name] = str(reason)
-                continue
-            if too_coarse := made.coarse():
+                too_coarse = str(reason)
+            if too_coarse:
                 skipped[name] = too_coarse
             else:
                 draws.append(self._draw(made, f"d{len(draws)}"))

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import torch
 
-from verifier.gpu.host_device import HostDevice, tensor_at
-from verifier.plan.schema import Alternative
+from verifier.gpu.cuda import CudaError
+from verifier.gpu.host_device import HostDevice, HostLauncher, Kernel, tensor_at
+from verifier.plan.schema import Alternative, KernelImage
 from verifier.sandbox import wire
 
 calls = 0
@@ -176,5 +177,46 @@ def kernel(launch: Alternative, addresses: Sequence[int]) -> None:
     globals()[launch.config](launch, addresses)
 
 
+def count(launch: Alternative, addresses: Sequence[int]) -> None:
+    """Adds the number of positive elements of x to o, which the tuner zeroes. Slow in small blocks."""
+    x, o = tensor_at(addresses[0], size(launch), torch.float32), tensor_at(addresses[1], 1, torch.int32)
+    if int(o) != 0:
+        raise RuntimeError("o holds the sum of an earlier trial")
+    o.add_(int((x > 0).sum()))
+    tarry(launch)
+
+
+def double(launch: Alternative, addresses: Sequence[int]) -> None:
+    """Doubles y in place, which the tuner restores. Slow in small blocks."""
+    y = tensor_at(addresses[0], size(launch), torch.float32)
+    if float(y.abs().max()) > 100:
+        raise RuntimeError("y was doubled before")
+    y.mul_(2)
+    tarry(launch)
+
+
+def size(launch: Alternative) -> int:
+    return next(a.v for a in launch.args if a.t == "int")
+
+
+def tarry(launch: Alternative) -> None:
+    time.sleep(0.02 if "B: 256" in launch.config else 0.0)
+
+
+class Launcher(HostLauncher):
+    """Refuses kernels from lines behind the 100,000th with the rest as the driver's error."""
+
+    def load(self, image: KernelImage, cubin: bytes) -> Kernel:
+        if (image.line or 0) >= 100_000:
+            code = (image.line or 0) - 100_000
+            raise CudaError("loading the cubin", code, "REFUSED", f"error {code}")
+        return super().load(image, cubin)
+
+
+class Device(HostDevice):
+    def launcher(self) -> Launcher:
+        return Launcher({"kernel": kernel, "count": count, "double": double})
+
+
 def open_device() -> HostDevice:
-    return HostDevice({"kernel": kernel})
+    return Device()

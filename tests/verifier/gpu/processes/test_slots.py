@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from verifier.gpu.check import same_bytes, write
+from verifier.gpu.check import write
 from verifier.gpu.host_device import HostDevice
 from verifier.gpu.slots import ALIGN, GUARD, Arena, Flags, Place, Want, view
+from verifier.near import same_bytes
 
 
 @pytest.fixture

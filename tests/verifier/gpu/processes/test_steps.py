@@ -65,6 +65,10 @@ class Line:
         return self._ends
 
 
+def visiting(line: Any, request: Request) -> judge_process._Visit:
+    return judge_process._Visit(HostDevice(), References(torch.device("cpu")), judge_process.Plans(), line, request, {})
+
+
 TIMES = StepTimes(workload="small", seconds=(1e-6,), launch_seconds=1e-6)
 LOST = RunnerFailed("hang", "it hangs", lost=True)
 
@@ -82,7 +86,9 @@ def test_steps_that_cannot_be_timed_change_nothing(
     request_of: Callable[..., Request], ends: Any, call_seconds: float, asked: int, kept: list[StepTimes]
 ) -> None:
     line: Any = Line(ends)
-    work = judge_process._Visit(HostDevice(), References(torch.device("cpu")), line, request_of(), {}, set())
+    work = judge_process._Visit(
+        HostDevice(), References(torch.device("cpu")), judge_process.Plans(), line, request_of(), {}
+    )
     line.deadline = 10.0
     work._time_steps(line, call_seconds)
     assert (line.asked, work._steps, work._found.status) == (asked, kept, None)
@@ -90,7 +96,9 @@ def test_steps_that_cannot_be_timed_change_nothing(
 
 def test_a_runner_lost_in_its_steps_is_lost(request_of: Callable[..., Request]) -> None:
     line: Any = Line(LOST)
-    work = judge_process._Visit(HostDevice(), References(torch.device("cpu")), line, request_of(), {}, set())
+    work = judge_process._Visit(
+        HostDevice(), References(torch.device("cpu")), judge_process.Plans(), line, request_of(), {}
+    )
     with pytest.raises(RunnerFailed):
         work._time_steps(line, 0.1)
 
