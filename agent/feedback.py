@@ -101,9 +101,10 @@ def _measured(timings: list[WorkloadTiming]) -> Iterator[str]:
         seen = item.confirmed or item.decided
         if seen.candidate_seconds is None or seen.base_seconds is None:
             continue
+        base = "reference" if item.base == "eager" else f"the baseline {item.base}"
         yield (
             f"- workload {item.workload}: measured {seen.candidate_seconds * 1e6:.1f} us, "
-            f"reference {seen.base_seconds * 1e6:.1f} us, speed-up {seen.speedup or 0.0:.2f}x ({seen.decision})"
+            f"{base} {seen.base_seconds * 1e6:.1f} us, speed-up {seen.speedup or 0.0:.2f}x ({seen.decision})"
         )
 
 
