@@ -10,7 +10,6 @@
     aa           claims of a gain where a plan is timed against itself; what new memory adds to the spread of blocks
     hang         the next verdict after an endless kernel
     beside       confirmed times on one GPU while another one is busy; two GPUs
-    fresh        what honest kernels lose on inputs that they have not seen
     growth       memory and descriptors over many visits
     published    verdicts on published answers beside what direct runs of them gave
 
@@ -19,6 +18,6 @@ has; `show` as the first word prints the tables of a folder again.
 """
 
 FIGURES = (
-    "relu", "stock", "throughput", "end_to_end", "spread", "aa", "hang", "beside", "fresh", "growth", "published",
+    "relu", "stock", "throughput", "end_to_end", "spread", "aa", "hang", "beside", "growth", "published",
 )  # fmt: skip
 """Modules of this package."""

@@ -16,7 +16,6 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -55,22 +54,8 @@ def block_locations(device: str, paths: Sequence[Path], jobs: Sequence[Job], sec
 
     Raises InfrastructureError.
     """
-    found: list[list[float]] = _in_child(run_jobs, device, tuple(paths), tuple(jobs), seconds)
-    return found
-
-
-def fresh_times(
-    device: str, paths: Sequence[Path], jobs: Sequence[Job], seconds: float
-) -> list[list[tuple[float, float]]]:
-    """(seconds on fresh inputs, median of the others) of the checked call of each block, as `block_locations`."""
-    found: list[list[tuple[float, float]]] = _in_child(run_fresh, device, tuple(paths), tuple(jobs), seconds)
-    return found
-
-
-def _in_child(run: Callable[..., Any], *arguments: Any) -> Any:
-    seconds = arguments[-1]
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        future = pool.submit(run, *arguments)
+        future = pool.submit(run_jobs, device, tuple(paths), tuple(jobs), seconds)
         try:
             return future.result(timeout=seconds + _PATIENCE)
         except (TimeoutError, BrokenProcessPool) as error:
@@ -82,9 +67,9 @@ def _in_child(run: Callable[..., Any], *arguments: Any) -> Any:
 class _Staying(Pairs):
     """All blocks in the memory of the first."""
 
-    def _renew(self, salt: str, *, check: bool) -> None:
+    def _renew(self, salt: str) -> None:
         if not self._open:
-            super()._renew(salt, check=True)
+            super()._renew(salt)
 
 
 class _Lender(GpuWorker):
@@ -100,19 +85,8 @@ class _Lender(GpuWorker):
 
 def run_jobs(factory: str, paths: tuple[Path, ...], jobs: tuple[Job, ...], seconds: float) -> list[list[float]]:
     """The child's part. Turns gradients off. Raises InfrastructureError."""
-    return _run(_locations, factory, paths, jobs, seconds)
-
-
-def run_fresh(factory: str, paths: tuple[Path, ...], jobs: tuple[Job, ...], seconds: float) -> list[Any]:
-    return _run(_fresh_times, factory, paths, jobs, seconds)
-
-
-def _run(
-    one: Callable[[Device, Link, Job], Any], factory: str, paths: tuple[Path, ...], jobs: tuple[Job, ...],
-    seconds: float,
-) -> list[Any]:  # fmt: skip
     torch.set_grad_enabled(False)
-    found: list[Any] = []
+    found: list[list[float]] = []
     device = open_device(factory)
     with (
         closing(_Lender(factory, paths=paths)) as lender,
@@ -123,27 +97,19 @@ def _run(
             for job in jobs:
                 if time.monotonic() > end:
                     break
-                found.append(one(device, link, job))
+                found.append(_locations(device, link, job))
         except (RunnerFailed, TimedWrong, CudaError, torch.OutOfMemoryError) as error:
             raise InfrastructureError(f"blocks could not be timed: {error}") from None
     return found
 
 
 def _locations(device: Device, link: Link, job: Job) -> list[float]:
-    with closing(_pairs(device, link, job)) as pairs:
-        return [block_location(pairs.measure(i).pairs) for i in range(job.count + WARM_UP)][WARM_UP:]
-
-
-def _fresh_times(device: Device, link: Link, job: Job) -> list[tuple[float, float]]:
-    with closing(_pairs(device, link, job)) as pairs:
-        for i in range(job.count):
-            pairs.checked(f"fresh {i}")
-        return list(pairs.fresh_times)
-
-
-def _pairs(device: Device, link: Link, job: Job) -> Pairs:
     request, plans = job.request, job.plans
     workload = next(w for w in request.problem.workloads if w.name == request.workloads[0])
     reference = Reference.create(request.problem, workload, request.seed, device.torch_device)
     loaded = Loaded(read_plan(plans.plan, dict(plans.blobs)), json.dumps(plans.plan).encode(), plans.blobs)
-    return (Pairs if job.anew else _Staying)(device, link, reference, loaded, loaded, request.salt)
+    pairs = (Pairs if job.anew else _Staying)(device, link, reference, loaded, loaded, request.salt)
+    try:
+        return [block_location(pairs.measure(i).pairs) for i in range(job.count + WARM_UP)][WARM_UP:]
+    finally:
+        pairs.close()

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from experiments.fidelity.pack import pack
-from experiments.figures import aa, beside, fresh, growth, published, spread, throughput
+from experiments.figures import aa, beside, growth, published, spread, throughput
 from experiments.figures.__main__ import main
 from experiments.figures.base import SEED, Book, Lab, Options, Row
 from experiments.figures.blocks import Job, run_jobs
@@ -72,18 +72,14 @@ def test_relu_hang_and_growth(lab: Any, tmp_path: Path) -> None:
     assert [line.what for line in show(tmp_path)] == list(said)
 
 
-def test_a_stock_is_streamed_traced_and_from_its_source(
-    lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(HERE)  # of the child that looks at fresh inputs
+def test_a_stock_is_streamed_traced_and_from_its_source(lab: Any, tmp_path: Path) -> None:
     chosen = lab(problems=("relu",), count=3)
-    said = {line.what: line.value for line in run(["stock", "throughput", "end_to_end", "fresh"], chosen)}
+    said = {line.what: line.value for line in run(["stock", "throughput", "end_to_end"], chosen)}
     assert said["stock: candidates traced"] == "3, 1 with a mistake"
     assert len({i.traced.stage.report.plan for i in items(chosen)}) == 3
     assert sorted(r["number"] for r in rows(tmp_path, "throughput")) == [0, 1, 2]
     assert said["throughput: verdicts"] == "3 correct"  # this device runs the right kernel whatever the text says
     assert said["end_to_end: verdicts"] == "2 correct, 1 wrong"  # the interpreter reads the text
-    assert [len(r["pairs"]) for r in rows(tmp_path, "fresh")] == [fresh.BLOCKS] * 2
     assert run(["stock"], chosen)[0].value == "3, 1 with a mistake"  # nothing is traced again
 
 

@@ -269,8 +269,6 @@ class _Visit:
             confirmed = None
             if request.confirmation is not None:
                 confirmed = timing.confirm(pairs.measure, decided, request.confirmation, floor_seconds=floor)
-            with self._part("refuse memory"):
-                pairs.refuse_memory()
             with self._part("bound and steps"):
                 bound = pairs.host_bound()
                 self._time_steps(pairs, bound)

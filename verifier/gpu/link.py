@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from verifier.gpu.parts import Parts
 from verifier.gpu.protocol import Channel, Expired, FailureKind, Gone, ProtocolError, Reply, read_reply
-from verifier.gpu.slots import Arena, Flags
+from verifier.gpu.slots import Arena, Flags, Sealed
 from verifier.verdict import Status
 
 Kind = FailureKind | Literal["hang", "died", "broke-protocol"]
@@ -124,14 +124,23 @@ class Link:
         """Makes a program ready for `time`; whether it became a graph."""
         return bool(self._ask({"command": "capture", "name": name}).captured)
 
-    def time(self, order: Sequence[str], *, flush: bool, switch: int = -1, fresh: Arena | None = None) -> TimedReply:
-        """Times the programs in `order`. Right before call `switch` its program gets the inputs in `fresh`, and right
-        after it copies its outputs to their slots."""
-        places = [p.model_dump(mode="json") for p in fresh.places] if fresh else []
-        self._send({"command": "time", "order": list(order), "flush": flush, "switch": switch, "fresh": places})
+    def time(
+        self, order: Sequence[str], *, flush: bool, changed: Sequence[str] = (),
+        fresh: Mapping[int, Sealed] | None = None, give: int = -1,
+    ) -> TimedReply:  # fmt: skip
+        """Times the programs in `order`. Those in `changed` hold other inputs than before. Right before a call in
+        `fresh` its program gets these inputs, and right after call `give` it copies its outputs to their slots.
+        """
+        sealed = {
+            str(i): {"key": s.key, "places": [p.model_dump(mode="json") for p in s.places]}
+            for i, s in (fresh or {}).items()
+        }
+        self._send({"command": "time", "order": list(order), "flush": flush, "changed": list(changed), "fresh": sealed,
+                    "give": give})  # fmt: skip
+        ready = self._flags.wait(Flags.READY, self._turn, self.deadline, unless=self._channel.pending)
         start = time.perf_counter()
         self._flags.set(Flags.GO, self._turn)
-        done = self._flags.wait(Flags.DONE, self._turn, self.deadline, unless=self._channel.pending)
+        done = ready and self._flags.wait(Flags.DONE, self._turn, self.deadline, unless=self._channel.pending)
         host = time.perf_counter() - start
         reply = self._receive(self.deadline if done else 0.2)
         if not done or len(reply.seconds) != len(order):

@@ -16,9 +16,9 @@ from torch import Tensor
 from verifier.plan.schema import Program
 from verifier.specs import dtype_of
 
-_NAN_BYTE = 0xFF
+NAN_BYTE = 0xFF
 """A value of these bytes is NaN in every floating dtype."""
-_ODD_BYTE = 0xAA
+ODD_BYTE = 0xAA
 
 
 GUARD = 64 << 10
@@ -108,7 +108,7 @@ class Memory:
 
     def poison(self, storage: int) -> None:
         """Fills a storage so that a read of what nobody wrote shows: NaN, or an odd number."""
-        byte = _NAN_BYTE if storage in self._floating else _ODD_BYTE
+        byte = NAN_BYTE if storage in self._floating else ODD_BYTE
         self.bytes(storage).fill_(0 if self.zeros else byte)
 
     def bytes(self, storage: int) -> Tensor:

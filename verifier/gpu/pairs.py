@@ -1,29 +1,32 @@
 """Timed blocks of a candidate and its base in one runner, as `verifier.timing` and `verifier.racing` want them.
 
-For every block all memory is allocated anew and filled with inputs that were never used before; the two sides never
-hold the same values. The caches are emptied before each call.
+For every block all memory is allocated anew, and each call of the candidate gets inputs that it has never seen: what is
+left of earlier calls, wherever a kernel may keep it (a buffer of the graph, shared or local memory, cache), answers
+nothing. The inputs of later calls lie sealed in the runner's memory, each under a key that comes with the call. While
+calls are timed, the two sides never hold the same values. The caches are emptied before each call.
 
-Outputs are poisoned before each call. In blocks that are checked, at a call that the judge picks, the candidate's
-inputs are replaced by others and the outputs of that call are compared like any other. So a kernel that leaves work out
-because earlier calls did it is found out, unless it does so rarely: one call of a block is looked at. A kernel that
-knows old inputs by their content is right at that call, and slow: `refuse_memory` compares its time with the others.
+Outputs are poisoned before each call. In blocks that are checked, the outputs of one call that the judge picks are
+compared like any other; no call knows whether it is that one.
 
-Not protected against: a runner that lies about its times, beyond what the judge's own clock refutes.
+Not protected against: a kernel that leaves work out in so few of its calls that the median does not show it (the one
+call that is looked at finds a share p of the calls with probability 1 - (1 - p)^n after n checked blocks; half of the
+calls: 98% after 6); a runner that lies about its times, beyond what the judge's own clock refutes.
 """
 
 from __future__ import annotations
 
 import math
 import secrets
+import time
 from collections.abc import Mapping
 from statistics import median
-from typing import Literal
+from typing import Any, Literal
 
 from verifier.gpu.check import DoesNotFit, Loaded, Slots, compared, in_full, write
 from verifier.gpu.device import Device
 from verifier.gpu.link import Link, RunnerFailed
 from verifier.gpu.protocol import Reply
-from verifier.gpu.slots import Arena, want_values
+from verifier.gpu.slots import Arena, Sealed, seal, want_values
 from verifier.plan.schema import LaunchStep
 from verifier.reference import Expected, Reference
 from verifier.specs import leaves
@@ -43,12 +46,10 @@ _TRIALS, _LONG_SECONDS = 3, 1e-3
 """Calls for one measurement of a race; one where they are long."""
 _STEP = 8
 """Block numbers kept for each program."""
-SURPRISE = 2.0
-"""Time on fresh inputs over that on inputs seen before: above it, and by more than `SURPRISE_SECONDS`, the candidate
-remembers. Wide, because what honest kernels lose on freshly copied inputs was not measured."""
-SURPRISE_SECONDS = 5e-6
-_SURPRISES = 5
-"""Comparisons that a suspicion needs."""
+FRESH_BYTES = 1 << 30
+"""Of inputs for later calls that a block may hold; it has fewer pairs where they do not fit, at least two."""
+SLOW_INPUTS = 2e-3
+"""Seconds that a file may take to make inputs before a block has only two pairs."""
 
 
 class TimedWrong(Exception):
@@ -74,67 +75,40 @@ class Pairs:
         self._program = candidate.program(reference.workload.name)
         self._open: dict[Side, Slots] = {}
         self._loaded: set[Side] = set()
-        self._fresh: Arena | None = None
-        self._made: Expected | None = None
-        self.fresh_times: list[tuple[float, float]] = []
-        """Of calls on fresh inputs, with the median of the candidate's other calls in the block. Seconds."""
+        self._later: Arena | None = None
         self.clocks: list[float] = []
         """Readings of the blocks so far, Hz."""
-        self._pairs, self._flush, self._trials = 2, device.flush_bytes > 0, _TRIALS
+        self._pairs, self._most, self._flush, self._trials = 2, MOST_PAIRS, device.flush_bytes > 0, _TRIALS
 
     # -- for verifier.timing -----------------------------------------------------------------------
 
     def measure(self, index: int) -> Block:
         """One block in new memory, on new inputs; candidate first in even pairs."""
         check = index == 0 or self._bytes() < SMALL_BYTES or secrets.randbelow(CHECK_EVERY) == 0
-        return self._block(f"block {index}", check=check)
-
-    def refuse_memory(self) -> None:
-        """Raises TimedWrong where the candidate is slow on inputs that it has not seen. Takes blocks for it."""
-        wanted = 1
-        for extra in range(4 * _SURPRISES):
-            if len(self.fresh_times) >= wanted:
-                if not self._surprised():
-                    return
-                if wanted == _SURPRISES:
-                    raise TimedWrong("it is slow on inputs that it has not seen: it remembers answers")
-                wanted = _SURPRISES
-            self.checked(f"extra {extra}")
-
-    def checked(self, salt: str) -> Block:
-        """A block whose fresh inputs go to any call of the candidate but its first, which has costs of its own."""
-        return self._block(salt, check=True, first=1)
-
-    def _surprised(self) -> bool:
-        over = median(fresh / seen for fresh, seen in self.fresh_times)
-        return over > SURPRISE and median(fresh - seen for fresh, seen in self.fresh_times) > SURPRISE_SECONDS
-
-    def _block(self, salt: str, *, check: bool, first: int = 0) -> Block:
-        """`first`: the candidate's first call that may get the fresh inputs."""
-        self._renew(salt, check=check)
-        order = [side for pair in range(self._pairs) for side in (("a", "b") if pair % 2 == 0 else ("b", "a"))]
+        salt = f"block {index}"
+        self._renew(salt)
+        pairs = min(self._pairs, self._most)
+        order: list[Side] = [side for pair in range(pairs) for side in (("a", "b") if pair % 2 == 0 else ("b", "a"))]
         ours = [i for i, side in enumerate(order) if side == "a"]
-        if not self.fresh_times and not first:  # one comparison is wanted in any case
-            first = secrets.randbelow(2)
-        switch = secrets.choice(ours[first:]) if check else -1
+        looked = secrets.randbelow(pairs) if check else -1
+        made, sealed = self._refresh(salt, pairs, looked)
+        fresh = dict(zip(ours[1:], sealed, strict=True))
+        give = ours[looked] if check else -1
         with self._link.part("runner time"):
-            timed = self._link.time(order, flush=self._flush, switch=switch, fresh=self._fresh)
-        pairs, reply = _paired(timed.reply), timed.reply
-        if self._made is not None:
+            timed = self._link.time(order, flush=self._flush, changed=("a",), fresh=fresh, give=give)
+        if made is not None:
             with self._link.part("timed compare"):
-                self._check(self._made)
-            seen = [reply.seconds[i] for i in ours if i != switch]
-            if switch != ours[0] and min(seen) > 0:  # the first call of a block has costs of its own
-                self.fresh_times.append((reply.seconds[switch], median(seen)))
-        self._adapt(pairs)
+                self._check(made)
+        found, reply = _paired(timed.reply), timed.reply
+        self._adapt(found)
         if reply.clock_hz is not None:
             self.clocks.append(reply.clock_hz)
-        return Block(pairs, reply.clock_hz, timed.host_seconds, reply.untimed_seconds)
+        return Block(found, reply.clock_hz, timed.host_seconds, reply.untimed_seconds)
 
     def host_bound(self) -> float:
         """The candidate's mean time by the judge's own clock, calls back to back: above its honest time. Seconds."""
         if not self._open:
-            self._renew("bound", check=False)
+            self._renew("bound")
         calls = 2 * self._pairs
         return self._link.time(["a"] * calls, flush=self._flush).host_seconds / calls
 
@@ -155,7 +129,7 @@ class Pairs:
     def seconds_of(self, choice: Mapping[int, int]) -> float:
         """Median time of the candidate with other alternatives, infinite where they cannot run."""
         if not self._open:
-            self._renew("race", check=False)
+            self._renew("race")
         try:
             if not self._link.choose("a", choice):
                 self._link.capture("a")
@@ -181,7 +155,7 @@ class Pairs:
 
     # -- one block's memory ------------------------------------------------------------------------
 
-    def _renew(self, salt: str, *, check: bool) -> None:
+    def _renew(self, salt: str) -> None:
         """New memory and inputs for both sides, in an order that nobody knows. Raises DoesNotFit."""
         with self._link.part("free blocks"):
             self._free()
@@ -190,18 +164,20 @@ class Pairs:
         sides: list[Side] = ["a", "b"]
         if secrets.randbelow(2):
             sides.reverse()
+        start = time.perf_counter()
+        values = self._inputs(salt)
+        if time.perf_counter() - start > SLOW_INPUTS:
+            self._most = 2
         for number, side in enumerate(sides):
-            self._fill(side, salt, number * _STEP)
+            self._fill(side, values, number * _STEP)
         graphs = {side: self._capture(side) for side in sides}
         self.graphs = (graphs["a"], graphs["b"])
         self.side = None
-        # After the captures, which run the candidate: no untimed call can read these inputs from its context.
-        self._made = self._renew_fresh(salt, len(sides) * _STEP) if check else None
 
     def _free(self) -> None:
         """Gives back the last block's memory; the programs stay loaded."""
-        arenas = [a for slots in self._open.values() for a in slots.arenas] + ([self._fresh] if self._fresh else [])
-        held, self._open, self._fresh, self._made = bool(arenas), {}, None, None
+        arenas = [a for slots in self._open.values() for a in slots.arenas] + ([self._later] if self._later else [])
+        held, self._open, self._later = bool(arenas), {}, None
         try:
             if held:
                 self._link.release()
@@ -209,17 +185,16 @@ class Pairs:
             for arena in arenas:
                 arena.close()
 
-    def _bytes(self) -> int:
+    def _bytes(self, *, outputs: bool = True) -> int:
         """Of inputs and outputs."""
         program = self._program
-        moved = {program.values[v].storage for v in (*program.inputs, *program.output_values())}
-        return sum(program.storages[i].bytes for i in moved)
+        values = (*program.inputs, *(program.output_values() if outputs else ()))
+        return sum(program.storages[i].bytes for i in {program.values[v].storage for v in values})
 
     def _refuse_large(self) -> None:
-        """The least that judge and runner need at once: inputs of both sides, those of the checked call twice, the
+        """The least that judge and runner need at once: inputs of both sides, those of a later call twice, the
         candidate's outputs in the runner, in their slots and as PyTorch gives them, and the base's."""
-        program = self._program
-        given = sum(program.storages[i].bytes for i in {program.values[v].storage for v in program.inputs})
+        given = self._bytes(outputs=False)
         need, free = 4 * given + 4 * (self._bytes() - given), self._device.free_bytes()
         if need > free:
             raise DoesNotFit(f"the timing needs at least {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free")
@@ -229,7 +204,7 @@ class Pairs:
         programs = (loaded.program(self._reference.workload.name) for loaded in self._sides.values())
         return sum(s.bytes for program in programs for s in program.storages if s.origin != "input")
 
-    def _fill(self, side: Side, salt: str, number: int) -> None:
+    def _fill(self, side: Side, values: list[Any], number: int) -> None:
         """Memory, inputs and program of one side; block numbers begin at `number`."""
         self.side = side
         loaded, reference, link = self._sides[side], self._reference, self._link
@@ -237,9 +212,8 @@ class Pairs:
         with link.part("timed slots"):
             slots = Slots(self._device, program, reference.state, number, outputs=side == "a")
         self._open[side] = slots
-        made = reference.inputs("task", f"{self._salt} {salt} {side}")
         with link.part("timed write"):
-            slots.write(made, reference.state)
+            slots.write(values, reference.state)
             slots.arm()
         if side not in self._loaded:
             link.load(side, loaded.text, loaded.blobs, reference.workload.name)
@@ -249,16 +223,33 @@ class Pairs:
             link.choose(side, self.choice)
         link.bind(side, slots.inputs, slots.state, slots.outputs, seed=reference.init_seed, setup=True, poison=False)
 
-    def _renew_fresh(self, salt: str, number: int) -> Expected:
-        """The inputs of the call that is checked, in a block of their own, and what it must give."""
-        made = self._reference.draw("task", f"{self._salt} {salt} fresh")
+    def _inputs(self, salt: str) -> list[Any]:
+        return self._reference.inputs("task", f"{self._salt} {salt}")
+
+    def _refresh(self, salt: str, calls: int, looked: int) -> tuple[Expected | None, list[Sealed]]:
+        """Other inputs for each call of the candidate than those that its captures ran on, those of all but the first
+        call sealed. Gives what call `looked` must come to, and the sealed ones.
+        """
+        made = self._reference.draw("task", f"{self._salt} {salt} call {looked}") if looked >= 0 else None
+        wants = want_values(self._program, self._program.inputs)
         with self._link.part("timed slots"):
-            self._fresh = Arena(self._device, number, want_values(self._program, self._program.inputs))
-        with self._link.part("timed write"):
-            for slot, tensor in zip(self._fresh.views, leaves(made.inputs), strict=True):
-                write(slot, tensor)
-        self._link.map([self._fresh])
-        return made
+            if self._later is not None:
+                self._later.close()
+            self._later = later = Arena(self._device, 2 * _STEP, wants * (calls - 1))
+        sealed = []
+        for call in range(calls):
+            values = made.inputs if made is not None and call == looked else self._inputs(f"{salt} call {call}")
+            here = slice((call - 1) * len(wants), call * len(wants))
+            with self._link.part("timed write"):
+                views = later.views[here] if call else self._open["a"].inputs.views
+                for slot, tensor in zip(views, leaves(values), strict=True):
+                    write(slot, tensor)
+                if call:
+                    sealed.append(Sealed(later.places[here], secrets.randbits(62)))
+                    for place in range(here.start, here.stop):
+                        seal(later.storage(place), sealed[-1].key, later.storage(place))
+        self._link.map([later])
+        return made, sealed
 
     def _capture(self, side: Side) -> bool:
         self.side = side
@@ -266,8 +257,9 @@ class Pairs:
 
     def _check(self, made: Expected) -> None:
         slots, reference = self._open["a"], self._reference
-        if broken := slots.broken():
-            raise TimedWrong(broken)
+        for held in self._open.values():
+            if broken := held.broken():
+                raise TimedWrong(broken)
         program = slots.program
         outputs, checks = compared(program, slots.outputs.views, made, reference, "timed")
         if checks is None:
@@ -282,7 +274,8 @@ class Pairs:
         """Pairs of the next block: an even number that takes about BLOCK_SECONDS."""
         one = sum(median(side) for side in zip(*pairs, strict=True))
         count = int(BLOCK_SECONDS / max(one, 1e-6)) // 2 * 2
-        self._pairs = min(max(count, 2), MOST_PAIRS)
+        fit = (1 + FRESH_BYTES // max(self._bytes(outputs=False), 1)) // 2 * 2
+        self._pairs = max(2, min(count, fit, MOST_PAIRS))
 
 
 def _paired(reply: Reply) -> tuple[tuple[float, float], ...]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import socket
 import threading
@@ -25,10 +24,10 @@ from torch import Tensor
 
 from verifier.gpu.cuda import CudaError
 from verifier.gpu.device import Block, Call, Captured, Device, open_device
-from verifier.gpu.memory import ReplayError
+from verifier.gpu.memory import NAN_BYTE, ODD_BYTE, ReplayError
 from verifier.gpu.protocol import FROM_JUDGE, Channel, FailureKind, Gone, Message, Reply
 from verifier.gpu.replay import Replayer
-from verifier.gpu.slots import Flags, Place, view
+from verifier.gpu.slots import Flags, Place, all_bytes, seal, view
 from verifier.gpu.stepclock import time_steps
 from verifier.plan.reader import PlanError, read_plan
 from verifier.plan.schema import Plan
@@ -71,18 +70,18 @@ class _Program:
         else:
             self.graph.replay()
 
-    def prepare(self, fresh: list[Tensor] | None) -> None:
+    def prepare(self, fresh: list[Tensor], key: int) -> None:
         """Before a timed call: other inputs where given, state as at the start, scratch and outputs poisoned."""
-        if fresh is not None:
+        if fresh:
             for slot, tensor in zip(self.inputs, fresh, strict=True):
-                slot.untyped_storage().copy_(tensor.untyped_storage())
+                seal(all_bytes(tensor), key, all_bytes(slot))
             self.replayer.forget_inputs()
         self.replayer.restore()
         self.replayer.poison_scratch()
         for made, value in zip(self.last, self.replayer.program.output_values(), strict=True):
             said = self.replayer.program
             if said.storages[said.values[value].storage].origin == "forward":
-                made.fill_(math.nan if made.dtype.is_floating_point or made.dtype.is_complex else 0x55)
+                all_bytes(made).fill_(NAN_BYTE if made.dtype.is_floating_point or made.dtype.is_complex else ODD_BYTE)
 
     def capture(self, device: Device) -> None:
         """Makes it ready to be timed. Its first run is not in a graph, nor is any where that cannot be."""
@@ -245,8 +244,13 @@ class Runner:
 
     def _time(self, message: Message, turn: int) -> Reply:
         header = message.header
-        fresh = [self._view(p) for p in header["fresh"]]
-        calls = [self._call(n, fresh if i == header["switch"] else None) for i, n in enumerate(header["order"])]
+        for name in header["changed"]:
+            self._programs[name].replayer.forget_inputs()
+        sealed = {int(i): ([self._view(p) for p in s["places"]], int(s["key"])) for i, s in header["fresh"].items()}
+        calls = [
+            self._call(n, *sealed.get(i, ([], 0)), give=i == header["give"]) for i, n in enumerate(header["order"])
+        ]
+        self._flags.set(Flags.READY, turn)
         if not self._flags.wait(Flags.GO, turn, _PATIENCE):
             raise ReplayError("no go came")
         timed = self._device.time(calls, header["flush"])
@@ -262,13 +266,12 @@ class Runner:
         program.unready()
         return Reply(turn=turn, seconds=tuple(seconds))
 
-    def _call(self, name: str, fresh: list[Tensor] | None) -> Call:
-        """One timed call; with `fresh` inputs it gives its outputs to the judge."""
+    def _call(self, name: str, fresh: list[Tensor], key: int, *, give: bool) -> Call:
+        """One timed call, on sealed `fresh` inputs where there are any; `give`: the judge gets its outputs."""
         program = self._programs[name]
         if not program.ready:
             raise ReplayError(f"program {name} is not ready to be timed")
-        after = program.give if fresh is not None else _nothing
-        return Call(lambda: program.prepare(fresh), program.call, after)
+        return Call(lambda: program.prepare(fresh, key), program.call, program.give if give else _nothing)
 
     def _drop(self, message: Message, turn: int) -> Reply:
         """Forgets all programs and blocks."""

@@ -2,7 +2,7 @@
 
 The judge creates a block, lays out tensors in it and fills what is between them with a secret byte; the runner maps the
 block and gets views. Every tensor has a torch storage of its own that begins where the plan's storage begins, so that
-views and byte offsets of a plan hold. A host page of two counters says go and done where a socket would be too slow.
+views and byte offsets of a plan hold. A host page of counters says ready, go and done where a socket would be too slow.
 """
 
 from __future__ import annotations
@@ -56,6 +56,18 @@ def view(block: Block, place: Place) -> Tensor:
     count = place.bytes // dtype.itemsize * dtype.itemsize
     flat = block.bytes(place.start, count).view(dtype)
     return flat.as_strided(place.shape, place.stride, place.offset)
+
+
+def all_bytes(tensor: Tensor) -> Tensor:
+    """The whole storage of a tensor as uint8."""
+    return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
+
+
+def seal(given: Tensor, key: int, into: Tensor) -> None:
+    """XOR of the bytes `given` with a key of 62 bits, into other bytes or the same; once more gives them back."""
+    size = next(n for n in (8, 4, 2, 1) if given.numel() % n == 0)
+    words = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}[size]
+    torch.bitwise_xor(given.view(words), key & ((1 << (8 * size - 2)) - 1), out=into.view(words))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +124,7 @@ class Arena:
             )  # fmt: skip
         self._gaps.append((at, at + guard))
         self.block, self.fd = device.create(at + guard)
-        self._gaps[-1] = (at, min(self.block.nbytes, at + 2 * guard))
+        self._gaps[-1] = (at, self.block.nbytes)  # blocks have whole pages: no place to keep anything in
         self.views = [view(self.block, place) for place in self.places]
         self._byte = 0
 
@@ -140,10 +152,18 @@ class Arena:
         self.block.close()
 
 
-class Flags:
-    """Two counters in a page of host memory that judge and runner map: `go` and `done`."""
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """Where the inputs of a later call lie, which no kernel can read without the key of 62 bits."""
 
-    GO, DONE = 0, 64
+    places: list[Place]
+    key: int
+
+
+class Flags:
+    """Three counters in a page of host memory that judge and runner map: `ready`, `go` and `done`."""
+
+    GO, DONE, READY = 0, 64, 128
 
     def __init__(self, fd: int) -> None:
         """Maps the memory file `fd`, which stays the caller's."""

@@ -38,7 +38,10 @@ _RULES = (
         "reads-clock", "error", re.compile(r"%globaltimer(?:_lo|_hi)?\b"),
         "reads the clock; a result must not depend on it", unless=_SLEEP,
     ),
-    _Rule("reads-launch-number", "error", re.compile(r"%gridid\b"), "reads the number of its launch"),
+    _Rule(
+        "reads-launch-number", "error", re.compile(r"%(?:gridid|current_graph_exec)\b"),
+        "reads the number of its launch or which graph it is in",
+    ),
     _Rule(
         "device-heap", "error", re.compile(r"\bcall\b[^;]*[\s,](?:malloc|free)\b"),
         "takes memory from the device's heap, which outlives a launch; allocate with torch.empty",

@@ -73,7 +73,7 @@ def program(traced: Any, source: str, x: Tensor, **kernels: Any) -> tuple[_Progr
 def test_restoring_is_not_timed(traced: Any) -> None:
     made, replayer = program(traced, CHANGES, torch.zeros(8, 6))
     for _ in range(2):
-        made.prepare(None)
+        made.prepare([], 0)
         before = replayer.restored
         made.call()
         assert replayer.restored == before
@@ -82,8 +82,8 @@ def test_restoring_is_not_timed(traced: Any) -> None:
 
 def test_inputs_given_late_are_what_is_restored(traced: Any) -> None:
     made, _ = program(traced, CHANGES, torch.zeros(8, 6))
-    for fresh in (None, [torch.full((8, 6), 4.0)], None, None):
-        made.prepare(fresh)
+    for fresh in ([], [torch.full((8, 6), 4.0)], [], []):
+        made.prepare(fresh, 0)
         made.call()
     assert torch.equal(made.last[0], torch.full((8, 6), 10.0))
 
@@ -101,6 +101,6 @@ def test_scratch_holds_nothing_of_the_call_before(traced: Any) -> None:
     made, replayer = program(traced, SCRATCH, torch.ones(8, 6), copy=copy)
     assert not replayer.poison
     for _ in range(2):
-        made.prepare(None)
+        made.prepare([], 0)
         made.call()
     assert all(kept.isnan().all() for kept in found[1:])

@@ -105,6 +105,17 @@ def keyed(launch: Alternative, addresses: Sequence[int]) -> None:
     out.copy_(known[key])
 
 
+seen: set[tuple[float, ...]] = set()
+
+
+def idle(launch: Alternative, addresses: Sequence[int]) -> None:
+    """Leaves its output as it finds it, in no time, where it knows the inputs by a part of their content."""
+    key = tuple(tensor_at(addresses[0], 8, torch.float32).tolist())
+    if key not in seen:
+        slow(launch, addresses)
+    seen.add(key)
+
+
 def slow(launch: Alternative, addresses: Sequence[int]) -> None:
     time.sleep(0.005)
     right(launch, addresses)

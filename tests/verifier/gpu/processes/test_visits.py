@@ -171,12 +171,24 @@ def test_pairs_of_candidate_and_base(worker: GpuWorker, plans: Make, request_of:
     assert 0 < timing.decided.candidate_seconds < timing.host_bound_seconds * 20
 
 
-@pytest.mark.parametrize("kernel", ["late", "memo", "keyed"])
+@pytest.mark.parametrize("kernel", ["late", "memo"])
 def test_what_is_wrong_only_when_timed_is_wrong(worker: GpuWorker, plans: Make, request_of: Ask, kernel: str) -> None:
     request = request_of(timed=("small",), draws=("task",), repeats=1, probe=False, rules=Rules(max_blocks=2))
     visit = worker.visit(request, plans(kernel, based=True))
     assert visit.status is Status.WRONG, visit.reason
     assert codes(visit) == {"wrong-when-timed"}
+
+
+@pytest.mark.parametrize("kernel", ["keyed", "idle"])
+def test_memory_of_inputs_helps_no_timed_call(worker: GpuWorker, plans: Make, request_of: Ask, kernel: str) -> None:
+    """Both take 5 ms on inputs that they have not seen, and next to nothing on others."""
+    request = request_of(timed=("small",), draws=("task",), repeats=1, probe=False, rules=Rules(max_blocks=3))
+    visit = worker.visit(request, plans(kernel, based=True))
+    assert visit.status is None, visit.reason
+    (timing,) = visit.timings
+    assert timing.decided.candidate_seconds is not None
+    assert timing.decided.candidate_seconds > 0.005
+    assert timing.decided.pairs >= 6
 
 
 def alternatives(*behaviours: str) -> Callable[[dict[str, Any]], None]:
