@@ -191,9 +191,8 @@ def _estimates(console: Console, verdict: Verdict) -> None:
     table = Table("workload", "estimate", "eager, estimate", "ratio, estimate", "bound by")
     for e in verdict.profile.estimates:
         bound = max(e.launches, key=lambda part: part.seconds).bound if e.launches else "-"
-        table.add_row(
-            e.workload, seconds(e.seconds), seconds(e.base_seconds), f"{e.base_seconds / e.seconds:.2f}x", bound
-        )
+        ratio = f"{e.base_seconds / e.seconds:.2f}x" if e.base_seconds else "-"
+        table.add_row(e.workload, seconds(e.seconds), seconds(e.base_seconds) if e.base_seconds else "-", ratio, bound)
     console.print(table)
 
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 import json
 import linecache
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -45,16 +46,32 @@ def tune(problem: Problem, name: str, workloads: Sequence[Workload], device: str
         path = os.pathsep.join([str(PROJECT_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         environ = {**os.environ, **caches, "CUDA_VISIBLE_DEVICES": device, "PYTHONPATH": path}
         command = [sys.executable, "-m", "verifier.gpu.tune", str(asked), str(said)]
-        try:
-            done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=LIMIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            raise BaselineError(f"tuning the baseline {name} takes more than {LIMIT_SECONDS:.0f} s") from None
+        log = Path(folder) / "log"
+        if not _ran(command, environ, log):
+            raise BaselineError(f"tuning the baseline {name} takes more than {LIMIT_SECONDS:.0f} s")
         if not said.exists():
-            raise InfrastructureError(f"tuning ended with code {done.returncode}: {done.stderr[-2000:]}")
+            raise InfrastructureError(f"tuning gave no answer: {log.read_text(errors='replace')[-2000:]}")
         answer: dict[str, Any] = json.loads(said.read_text())
     if "error" in answer:
         raise BaselineError(f"the baseline {name} cannot be tuned: {answer['error']}")
     return answer
+
+
+def _ran(command: Sequence[str], environ: Mapping[str, str], log: Path) -> bool:
+    """Whether it ended in time. The workers that Inductor compiles in end with it."""
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            command, env=dict(environ), stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True
+        )
+        try:
+            process.wait(LIMIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            return False
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return True
 
 
 class Tuner:
@@ -145,4 +162,8 @@ def answer(request: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    from verifier.gpu.runner import end_with_parent
+
+    end_with_parent()
     Path(sys.argv[2]).write_text(json.dumps(answer(json.loads(Path(sys.argv[1]).read_text()))))
+    os._exit(0)  # Inductor's pool of workers takes its time
