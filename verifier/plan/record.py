@@ -37,8 +37,9 @@ from verifier.plan.disguise import Disguise
 from verifier.plan.randomness import Streams, marker
 from verifier.specs import DTYPES, dtype_name
 
-MAX_STEPS = 60_000
+MAX_STEPS = 36_000
 """Steps of one phase. 9,000 steps of a recurrent forward cost 13 s of CPU time to trace, 3.5 MB and 0.7 s to read."""
+TOO_MANY = "a plan lists every operator and launch of an unrolled loop; put the loop into a kernel"
 MAX_CONSTANT_BYTES = 256 << 10
 
 
@@ -228,7 +229,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         before = self._start if self._sink is self.steps else 0
         if len(self._sink) - before >= MAX_STEPS:
-            self.block("too-many-steps", f"more than {MAX_STEPS} steps in one call")
+            self.block("too-many-steps", f"more than {MAX_STEPS} steps in one call: {TOO_MANY}")
             raise Untraceable("too many steps")
         self._sink.append(step)
 

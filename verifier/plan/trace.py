@@ -9,6 +9,7 @@ code that the candidate never met.
 
 from __future__ import annotations
 
+import json
 import linecache
 import os
 import sys
@@ -29,11 +30,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from verifier.plan import cuda_host, driver, fakecuda, program
 from verifier.plan.diagnose import diagnostic, explain
 from verifier.plan.disguise import Disguise
-from verifier.plan.record import Recorder, Untraceable
+from verifier.plan.record import TOO_MANY, Recorder, Untraceable
 from verifier.specs import build, leaves
 from verifier.target import Target, get_target
 
 RECURSION_LIMIT = 3000
+MAX_PLAN_JSON = 14 << 20
+"""Bytes. A plan and its reference's travel together to the profile, in one header (`wire.MAX_HEADER`)."""
 
 
 class NoModel(Exception):
@@ -86,6 +89,13 @@ def trace(
     if status != "ok":
         return {"status": status, "diagnostics": diagnostics, "plan": None}, {}
     plan = _plan(session, kernels, target, programs)
+    if (size := len(json.dumps(plan))) > MAX_PLAN_JSON:
+        message = f"the plan takes {size >> 20} MB, {MAX_PLAN_JSON >> 20} MB are allowed: {TOO_MANY}"
+        return {
+            "status": "untraceable",
+            "diagnostics": [diagnostic("plan-too-large", message, source)],
+            "plan": None,
+        }, {}
     used = {h for image in plan["kernels"].values() for h in (image["cubin"], image["ttir"], image["ptx"])}
     kept = {name: data for name, data in kernels.blobs.items() if name.split(".")[0] in used}
     return {"status": "ok", "diagnostics": diagnostics, "plan": plan, "calls": recorder.log.calls}, kept
