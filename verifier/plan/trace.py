@@ -89,16 +89,18 @@ def trace(
     if status != "ok":
         return {"status": status, "diagnostics": diagnostics, "plan": None}, {}
     plan = _plan(session, kernels, target, programs)
-    if (size := len(json.dumps(plan))) > MAX_PLAN_JSON:
-        message = f"the plan takes {size >> 20} MB, {MAX_PLAN_JSON >> 20} MB are allowed: {TOO_MANY}"
-        return {
-            "status": "untraceable",
-            "diagnostics": [diagnostic("plan-too-large", message, source)],
-            "plan": None,
-        }, {}
+    if (message := too_large(plan)) is not None:
+        found = diagnostic("plan-too-large", message, source)
+        return {"status": "untraceable", "diagnostics": [found], "plan": None}, {}
     used = {h for image in plan["kernels"].values() for h in (image["cubin"], image["ttir"], image["ptx"])}
     kept = {name: data for name, data in kernels.blobs.items() if name.split(".")[0] in used}
     return {"status": "ok", "diagnostics": diagnostics, "plan": plan, "calls": recorder.log.calls}, kept
+
+
+def too_large(plan: Any, most: int = MAX_PLAN_JSON) -> str | None:
+    """Why a plan may not be handed back, None when it may."""
+    size = len(json.dumps(plan))
+    return f"the plan has {size} bytes, {most} are allowed: {TOO_MANY}" if size > most else None
 
 
 def _guarded(session: Session, workloads: list[dict[str, Any]],

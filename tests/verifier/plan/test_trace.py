@@ -11,6 +11,8 @@ import pytest
 from verifier.plan.arguments import DescriptorArg, PointerArg
 from verifier.plan.fakecuda import fake_mode
 from verifier.plan.record import MAX_STEPS, Recorder, Step, Untraceable
+from verifier.plan.trace import MAX_PLAN_JSON, too_large
+from verifier.sandbox.wire import MAX_HEADER
 from verifier.plan.schema import AtenStep, LaunchStep
 
 NEW = "class ModelNew(nn.Module):\n"
@@ -291,6 +293,13 @@ def test_each_call_may_have_as_many_steps_as_a_program() -> None:
     with pytest.raises(Untraceable):
         recorder.append(Step({}, "plan"))
     assert [b["code"] for b in recorder.blockers] == ["too-many-steps"]
+
+
+def test_a_plan_fits_beside_its_reference() -> None:
+    """Both go to the profile in one header."""
+    assert 2 * MAX_PLAN_JSON < MAX_HEADER
+    assert too_large({"a": "x" * 100}, most=200) is None
+    assert "put the loop into a kernel" in str(too_large({"a": "x" * 100}, most=100))
 
 
 def test_launch_step_kind_is_closed(trace: Callable[..., Any]) -> None:
