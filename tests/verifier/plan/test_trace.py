@@ -11,9 +11,9 @@ import pytest
 from verifier.plan.arguments import DescriptorArg, PointerArg
 from verifier.plan.fakecuda import fake_mode
 from verifier.plan.record import MAX_STEPS, Recorder, Step, Untraceable
+from verifier.plan.schema import AtenStep, LaunchStep
 from verifier.plan.trace import MAX_PLAN_JSON, too_large
 from verifier.sandbox.wire import MAX_HEADER
-from verifier.plan.schema import AtenStep, LaunchStep
 
 NEW = "class ModelNew(nn.Module):\n"
 HONEST = NEW + "    def forward(self, x): return relu(x)\n"
