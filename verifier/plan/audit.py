@@ -14,10 +14,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from verifier.plan import ttir
-from verifier.plan.arguments import DescriptorArg, PointerArg, values_in
 from verifier.plan.device_rules import check_device_code
+from verifier.plan.effects import effects, forward_line, line_of, written_values
 from verifier.plan.products import Product, products
-from verifier.plan.reader import ITEM_BYTES
 from verifier.plan.schema import AtenStep, KernelImage, LaunchStep, Plan, Program
 from verifier.plan.source_rules import check_source
 from verifier.plan.textutil import clip, excerpt
@@ -130,12 +129,19 @@ class _Audit:
         self._memory()
         return self._found
 
+    def _line(self, storage: int) -> int | None:
+        return line_of(self._plan, self._program, storage, self._source)
+
     def _say(self, severity: str, code: str, message: str, line: int | None = None) -> None:
         text = clip(f"{message} (workload {self._program.workload})" if len(self._plan.programs) > 1 else message)
         shown = excerpt(self._source, line, None)
         self._found.append(Diagnostic.model_validate(
             {"severity": severity, "code": code, "message": text, "line": line,
             "excerpt": shown}))  # fmt: skip
+
+    def _refuse(self, code: str, message: str, storage: int) -> None:
+        """An error about a storage, at the line that writes it."""
+        self._say("error", code, message, self._line(storage))
 
     # -- are there kernels, and is anything stale --------------------------------------------------
 
@@ -145,6 +151,7 @@ class _Audit:
                 "error",
                 "no-custom-kernel",
                 "forward launches no custom kernel; write the computation as a Triton kernel",
+                forward_line(self._source),
             )
 
     def _foreign(self) -> None:
@@ -153,15 +160,15 @@ class _Audit:
         stale = {i for i, s in enumerate(self._program.storages) if s.origin == "earlier_input"}
         tainted = set(stale)
         for step in self._program.setup:
-            reads, writes, _ = _effects(self._plan, self._program, step)
+            reads, writes, _ = effects(self._plan, self._program, step)
             if reads & tainted:
                 tainted |= writes
         used = self._results()
         for step in self._needed(used):
-            used |= _effects(self._plan, self._program, step)[0]
+            used |= effects(self._plan, self._program, step)[0]
         if used & tainted:
             line = next((s.line for s in reversed(self._program.setup)
-                         if _effects(self._plan, self._program, s)[1] & tainted), None)  # fmt: skip
+                         if effects(self._plan, self._program, s)[1] & tainted), None)  # fmt: skip
             self._say("error", "foreign-output",
                 "forward uses a result that an earlier call computed from its own inputs; "
                       "compute everything from the arguments of the current call", line)  # fmt: skip
@@ -177,7 +184,7 @@ class _Audit:
         needed: list[AtenStep | LaunchStep] = []
         live = set(targets)
         for step in reversed(self._program.forward):
-            reads, writes, kills = _effects(self._plan, self._program, step)
+            reads, writes, kills = effects(self._plan, self._program, step)
             if not writes.isdisjoint(live):
                 needed.append(step)
                 live -= kills
@@ -194,7 +201,7 @@ class _Audit:
         inputs = {program.values[v].storage for v in program.inputs}
         from_input, from_launch, computed, written = set(inputs), set[int](), set[int](), set[int]()
         for step in program.forward:
-            reads, writes, kills = _effects(self._plan, program, step)
+            reads, writes, kills = effects(self._plan, program, step)
             launch = isinstance(step, LaunchStep)
             shown = ((from_input, bool(reads & from_input)), (from_launch, launch or bool(reads & from_launch)))
             computes = isinstance(step, LaunchStep) and step.kernel not in self._known.movers
@@ -210,23 +217,23 @@ class _Audit:
     def _check_outputs(self, inputs: set[int], from_input: set[int], from_launch: set[int], written: set[int]) -> None:
         storages = self._output_storages()
         if not storages:
-            self._say("error", "no-output", "forward returns no tensor")
+            self._say("error", "no-output", "forward returns no tensor", forward_line(self._source))
         for i, (value, storage) in enumerate(zip(self._program.output_values(), storages, strict=True)):
             origin, device = self._program.storages[storage].origin, self._program.storages[storage].device
             size = 0 not in self._program.values[value].shape
             if device != "cuda":
-                self._say("error", "host-output", f"output {i} is on the host; return it on the device")
+                self._refuse("host-output", f"output {i} is on the host; return it on the device", storage)
             if storage not in written and storage not in inputs:
                 what = (
                     "never written by forward"
                     if origin in ("forward", "scratch")
                     else f"made outside forward ({origin})"
                 )
-                self._say("error", "output-not-computed", f"output {i} is {what}")
+                self._refuse("output-not-computed", f"output {i} is {what}", storage)
             elif inputs and storage not in from_input:
-                self._say("error", "constant-output", f"output {i} does not depend on any input")
+                self._refuse("constant-output", f"output {i} does not depend on any input", storage)
             elif storage not in from_launch and self._program.launches() and size:
-                self._say("error", "kernel-not-used", f"no custom kernel is on the way to output {i}")
+                self._refuse("kernel-not-used", f"no custom kernel is on the way to output {i}", storage)
 
     def _check_movers(self, moved: set[int]) -> None:
         """Outputs that kernels only moved, while the library computed."""
@@ -234,11 +241,8 @@ class _Audit:
             return
         for i, storage in enumerate(self._output_storages()):
             if storage in moved:
-                self._say(
-                    "error",
-                    "copy-kernel",
-                    f"the custom kernels on the way to output {i} only copy data; library operators compute it",
-                )
+                what = f"the custom kernels on the way to output {i} only copy data; library operators compute it"
+                self._refuse("copy-kernel", what, storage)
 
     def _decoys(self) -> None:
         """Launches whose results nothing uses, found backwards from the outputs and the mutated state."""
@@ -280,7 +284,7 @@ class _Audit:
         allowed = max([_RANK[contract], *inputs])
         self._products(allowed, exact=contract is Precision.FP32 and not any(inputs))
         for step in program.forward:
-            for value in _written_values(step):
+            for value in written_values(step):
                 v = program.values[value]
                 if _DTYPE_RANK.get(v.dtype, 0) > allowed:
                     self._say("warning", "narrow-buffer",
@@ -307,21 +311,22 @@ class _Audit:
         known = set(program.mutated.values())
         carried = [s for s in program.restore if program.storages[s].origin != "input" and s not in known]
         if carried:
-            self._say("warning", "carried-state",
-                f"forward carries {len(carried)} buffer(s) from call to call; they are "
-                      "restored before every run")  # fmt: skip
+            message = f"forward carries {len(carried)} buffer(s) from call to call; they are restored before every run"
+            self._say("warning", "carried-state", message, self._line(carried[0]))
         weights = [n for n in program.mutated if n in program.parameters and not program.parameters[n].buffer]
         if weights:
-            self._say("error", "parameter-mutated", f"forward writes into the parameter `{weights[0]}`")
-        if program.mutated_inputs:
-            self._say("warning", "input-mutated", f"forward writes its input {program.mutated_inputs[0]} in place")
+            message = f"forward writes into the parameter `{weights[0]}`"
+            self._refuse("parameter-mutated", message, program.mutated[weights[0]])
+        for i in program.mutated_inputs[:1]:
+            line = self._line(program.values[program.inputs[i]].storage)
+            self._say("warning", "input-mutated", f"forward writes its input {i} in place", line)
 
     def _memory(self) -> None:
         target = get_target(self._plan.device or self._plan.target)
-        largest = max((s.bytes for s in self._program.storages if s.device == "cuda"), default=0)
-        if largest > target.total_memory:
+        sizes = [s.bytes if s.device == "cuda" else 0 for s in self._program.storages]
+        if (largest := max(sizes, default=0)) > target.total_memory:
             message = f"a tensor of {largest >> 30} GiB does not fit the device's {target.total_memory >> 30} GiB"
-            self._say("error", "out-of-memory", message)
+            self._refuse("out-of-memory", message, sizes.index(largest))
 
 
 def _by_op(steps: list[AtenStep]) -> dict[str, list[AtenStep]]:
@@ -329,55 +334,3 @@ def _by_op(steps: list[AtenStep]) -> dict[str, list[AtenStep]]:
     for step in steps:
         found.setdefault(step.op, []).append(step)
     return found
-
-
-def _written_values(step: AtenStep | LaunchStep) -> Iterable[int]:
-    if isinstance(step, AtenStep):
-        return (*step.outputs, *step.mutates)
-    return tuple(a.value for a in step.args if isinstance(a, PointerArg | DescriptorArg) and a.value is not None)
-
-
-def _effects(plan: Plan, program: Program, step: AtenStep | LaunchStep) -> tuple[set[int], set[int], set[int]]:
-    """Storages that a step reads, writes and fully overwrites (its first alternative, for a launch)."""
-    if isinstance(step, AtenStep):
-        return _aten_effects(program, step)
-    reads: set[int] = set()
-    writes: set[int] = set()
-    passed = [a for a in step.args if a.t != "constexpr"]
-    for arg, param in zip(passed, plan.kernels[step.kernel].params, strict=True):
-        if isinstance(arg, PointerArg | DescriptorArg):
-            if param.access in ("load", "both"):
-                reads.add(arg.storage)
-            if param.access in ("store", "both"):
-                writes.add(arg.storage)
-    for before in step.alternatives[0].before:
-        more = _aten_effects(program, before)
-        reads |= more[0]
-        writes |= more[1]
-    return reads, writes, set()
-
-
-_NO_DATA = ("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "new_")
-_OVERWRITE = ("copy_", "fill_", "zero_")
-
-
-def _aten_effects(program: Program, step: AtenStep) -> tuple[set[int], set[int], set[int]]:
-    name = step.op.removeprefix("aten::").split(".")[0]
-
-    def storage(value: int) -> int:
-        return program.values[value].storage
-
-    reads: set[int] = set()
-    if not name.startswith(_NO_DATA):
-        args = step.args[1:] if name in _OVERWRITE else step.args
-        reads = {storage(v) for a in (*args, *step.kwargs.values()) for v in values_in(a)}
-    writes = {storage(v) for v in (*step.outputs, *step.mutates)}
-    kills: set[int] = set()
-    if name in _OVERWRITE and step.mutates:
-        v = program.values[step.mutates[0]]
-        covered = 1
-        for n in v.shape:
-            covered *= n
-        if covered * ITEM_BYTES[v.dtype] >= program.storages[v.storage].bytes:
-            kills = {v.storage}
-    return reads, writes, kills

@@ -89,6 +89,7 @@ def test_refused(trace: Callable[..., Any], name: str) -> None:
     traced = trace(body)
     assert traced.status == "ok", (traced.diagnostics, traced.error)
     assert code in traced.errors()
+    assert all(d.line and d.message for d in traced.findings() if d.severity == "error")
 
 
 @pytest.mark.parametrize("name", NO_EFFECT)
