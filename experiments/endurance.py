@@ -185,18 +185,22 @@ class _Endurance:
                 self._heavy.add(entry.id)
 
 
-def run(packed: Path, traces: int, at_once: int, light: float = float("inf")) -> Result:
-    """Traces and looks at what is left, once with the server warm and once without it. Raises WarpsmithError."""
+def run(packed: Path, traces: int, at_once: int, light: float = float("inf"), seconds: float = float("inf")) -> Result:
+    """Traces and looks at what is left, once with the server warm and once without it. Raises WarpsmithError.
+
+    `light`: seconds of a trace above which an answer is traced only once; `seconds`: none is begun after that time.
+    """
+    end = time.monotonic() + seconds
     entries, cold = read_index(packed), held()
     with Zygote(preload=COMPILE_PRELOAD) as zygote, ThreadPoolExecutor(at_once) as threads:
         work = _Endurance(packed, entries, zygote, light)
         turns = work.turns(threads)
         first = min(2 * at_once, traces)
-        _all(threads, work, turns, first)
+        _all(threads, work, turns, first, float("inf"))
         warm = held()
         servers = [zygote.server_pid, *descendants(zygote.server_pid)]
         spent, begin, counted = _cpu_of_ended(servers), time.monotonic(), len(work.seconds)
-        _all(threads, work, turns, traces - first)
+        _all(threads, work, turns, traces - first, end)
         wall, spent = time.monotonic() - begin, _cpu_of_ended(servers) - spent
         after = held()
     left = [*leftovers(warm, after), *(f"after the end: {what}" for what in leftovers(cold, held()))]
@@ -204,13 +208,19 @@ def run(packed: Path, traces: int, at_once: int, light: float = float("inf")) ->
 
 
 def _all(
-    threads: ThreadPoolExecutor, work: _Endurance, turns: Iterator[tuple[Entry, dict[str, Any]]], count: int
+    threads: ThreadPoolExecutor,
+    work: _Endurance,
+    turns: Iterator[tuple[Entry, dict[str, Any]]],
+    count: int,
+    end: float,
 ) -> None:
-    """Waits for `count` traces; at most two for each thread are submitted ahead."""
+    """Waits for `count` traces, or for those begun until `end`; at most two for each thread are submitted ahead."""
     room = threading.Semaphore(2 * threads._max_workers)
     made = []
     for _, turn in zip(range(count), turns, strict=False):
         room.acquire()
+        if time.monotonic() > end:
+            break
         made.append(threads.submit(work.trace, *turn))
         made[-1].add_done_callback(lambda _: room.release())
     for one in made:
@@ -270,11 +280,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--traces", type=int, default=5000, metavar="N", help="traces in all (5000)")
     add("--at-once", type=int, default=len(os.sched_getaffinity(0)), metavar="W", help="jobs at once (one a core)")
     add("--light", type=float, default=float("inf"), metavar="S", help="trace answers that take longer only once")
+    add("--minutes", type=float, default=float("inf"), metavar="M", help="begin none after so long")
     add("--out", type=Path, metavar="FILE", help="the figures as JSON")
     chosen = parser.parse_args(arguments)
     try:
         with own_temporary_folder():
-            result = run(chosen.packed, chosen.traces, chosen.at_once, chosen.light)
+            result = run(chosen.packed, chosen.traces, chosen.at_once, chosen.light, 60 * chosen.minutes)
     except WarpsmithError as error:
         print(f"error: {error}\n{error.next_step}".rstrip(), file=sys.stderr)
         return error.exit_code
