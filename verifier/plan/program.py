@@ -195,6 +195,8 @@ def _encode_output(recorder: Recorder, output: Any, depth: int = 0) -> dict[str,
         if output.layout is not torch.strided:
             recorder.block("sparse-output", f"forward returns a tensor with layout {output.layout}")
             raise TypeError(f"forward returns a tensor with layout {output.layout}")
+        if output.device.type not in ("cuda", "cpu"):
+            raise TypeError(f"forward returns a tensor on `{output.device}`, which holds no data")
         return {"t": "tensor", "value": recorder.value(output)}
     if isinstance(output, list | tuple) and depth < 4:
         kind = "list" if isinstance(output, list) else "tuple"

@@ -306,8 +306,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         outputs = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
         fresh = {self.storage(t).id for t in outputs if not self.space.known(t)}
         written = [] if torch.Tag.inplace_view in func.tags else ops.written_arguments(func, args, kwargs)
-        if not fresh and not written:
-            return
+        if (not fresh and not written) or all(t.device.type == "meta" for t in (*outputs, *written)):
+            return  # a view, or shapes without data
         op = func.name()
         step = Step({}, self.phase, fresh=fresh)
         step.reads = self._reads(op, args, kwargs)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from verifier.plan.effects import written_values
 from verifier.plan.schema import AtenStep, Program
 from verifier.profile.calls import view_bytes
 from verifier.profile.rules import TimedLaunch, TimedLibrary
@@ -56,8 +57,18 @@ def _uncovered(program: Program, launches: Iterable[TimedLaunch]) -> list[Diagno
                 f"output {i} has {size} bytes and forward writes {got} of them at workload {program.workload}; "
                 "write every element"
             )
-            found.append(Diagnostic(severity="error", code="output-not-covered", message=message))
+            line = _line(program, program.values[value].storage)
+            found.append(Diagnostic(severity="error", code="output-not-covered", message=message, line=line))
     return found
+
+
+def _line(program: Program, storage: int) -> int | None:
+    """Line of the last step of forward that is given a storage to write."""
+    for step in reversed(program.forward):
+        storages = {program.values[v].storage for v in written_values(step)}
+        if storage in storages and step.line:
+            return step.line
+    return None
 
 
 def _setup_writes(program: Program) -> Iterable[tuple[int, int]]:
@@ -81,4 +92,5 @@ def _idle(program: Program, launches: Sequence[TimedLaunch]) -> list[Diagnostic]
         f"the custom kernels load and store {asked} bytes in all at workload {program.workload}, where the outputs "
         f"have {size}; they do none of the work"
     )
-    return [Diagnostic(severity="error", code="idle-kernel", message=message)]
+    line = next((step.line for step in program.launches()), None)
+    return [Diagnostic(severity="error", code="idle-kernel", message=message, line=line)]
