@@ -19,7 +19,6 @@ from verifier.gpu.aten import apply_flags, decode, operator
 from verifier.gpu.launch import Launcher
 from verifier.gpu.memory import Memory, ReplayError
 from verifier.gpu.packing import passed
-from verifier.gpu.recurrent import PackedWeights
 from verifier.plan.arguments import DescriptorArg, LaunchArg, PointerArg, values_in
 from verifier.plan.schema import Alternative, AtenStep, Generator, KernelImage, LaunchStep, Plan
 
@@ -50,7 +49,6 @@ class Replayer:
         self._saved: dict[int, Tensor] = {}
         self._random: list[Tensor] = []
         self._flags: int | None = None
-        self._recurrent = PackedWeights(self.program)
         self._dying = self._last_uses()
 
     # -- preparation -------------------------------------------------------------------------------
@@ -96,7 +94,6 @@ class Replayer:
         `seed` is that of the device's random stream where the candidate set none.
         """
         self._saved.clear()
-        self._recurrent.forget()
         self._random = [self._seeded(made, seed) for made in self.program.generators]
         for i, storage in enumerate(self.program.storages):
             if storage.origin in ("parameter", "scratch", "earlier_input"):
@@ -114,8 +111,6 @@ class Replayer:
                 self._load_parameter(name)
             if step is not None:
                 self._step(step, 0)
-        if self._device.type == "cuda":
-            self._recurrent.pack(self._memory)
 
     def _load_parameter(self, name: str) -> None:
         if name not in self._state:
@@ -222,7 +217,7 @@ class Replayer:
         if self._flags != step.flags:
             apply_flags(self.plan.flags[step.flags])
             self._flags = step.flags
-        args = self._recurrent.put_into(step, [decode(a, self._memory.value, self._device) for a in step.args])
+        args = [decode(a, self._memory.value, self._device) for a in step.args]
         kwargs = {k: decode(a, self._memory.value, self._device) for k, a in step.kwargs.items()}
         try:
             with self._drawing(step):

@@ -1,4 +1,4 @@
-"""Library: LSTM, GRU and RNN layers of nn.Module, whose weights cuDNN wants packed, behind a Triton kernel."""
+"""Library: LSTM, GRU and RNN layers of nn.Module, which packs their weights for cuDNN, behind a Triton kernel."""
 
 import torch
 import triton
