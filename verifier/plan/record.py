@@ -37,7 +37,7 @@ from verifier.plan.disguise import Disguise
 from verifier.plan.randomness import Streams, marker
 from verifier.specs import DTYPES, dtype_name
 
-MAX_STEPS = 36_000
+MAX_STEPS = 60_000
 """Steps of one phase. 9,000 steps of a recurrent forward cost 13 s of CPU time to trace, 3.5 MB and 0.7 s to read."""
 TOO_MANY = "a plan lists every operator and launch of an unrolled loop; put the loop into a kernel"
 MAX_CONSTANT_BYTES = 256 << 10

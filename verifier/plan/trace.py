@@ -35,7 +35,7 @@ from verifier.specs import build, leaves
 from verifier.target import Target, get_target
 
 RECURSION_LIMIT = 3000
-MAX_PLAN_JSON = 14 << 20
+MAX_PLAN_JSON = 30 << 20
 """Bytes. A plan and its reference's travel together to the profile, in one header (`wire.MAX_HEADER`)."""
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 MAGIC = b"wsj1"
-MAX_HEADER = 32 << 20
+MAX_HEADER = 64 << 20
 _PREFIX = struct.Struct("<4sI")
 
 
