@@ -147,7 +147,8 @@ class LaunchStep(Part):
     line: Line
     autotuned: bool
     reset_to_zero: Annotated[tuple[Name, ...], Field(max_length=64)]
-    """Kernel arguments that the autotuner zeroes before each trial."""
+    """Kernel arguments that the autotuner zeroes before each trial. This and the next matter where one launch is tried
+    again and again; the judge's race repeats whole calls, which bring the content of their memory themselves."""
     restore_value: Annotated[tuple[Name, ...], Field(max_length=64)]
     """Kernel arguments whose content the autotuner restores after each trial."""
 
