@@ -178,7 +178,9 @@ def test_a_kernel_that_does_not_exist_names_those_that_do(trace: Callable[..., A
 
 
 def test_writable_globals_and_decoys_are_found(trace: Callable[..., Any]) -> None:
-    keeps = SCALE.replace('extern "C"', '__device__ float last[64];\nextern "C"').replace("* a;", "* last[i & 63];")
+    keeps = SCALE.replace('extern "C"', '__device__ float last[64];\nextern "C"').replace(
+        "* a;", "* a; last[i & 63] = a;"
+    )
     assert "writable-globals" in trace(keeps, prelude="").errors()
     decoy = SCALE.replace("return y", "return x * 0.5")
     assert "kernel-not-used" in trace(decoy, prelude="").errors()
