@@ -26,7 +26,7 @@ from verifier.interpreter.precise import Float64, RoundedOperands
 from verifier.loader import materialize, user_errors
 from verifier.near import Near
 from verifier.problem import Precision, Problem, Workload
-from verifier.specs import leaves
+from verifier.specs import encode, leaves, rebuild
 
 Part = Callable[[str], AbstractContextManager[None]]
 """Counts the time of what happens inside."""
@@ -36,6 +36,8 @@ def _uncounted(name: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
+CUT_MARGIN = 1.25
+"""What errors may be of those of products with operands cut off to TF32, which are the same on every machine."""
 REDUCED = 8
 """Elements of the largest input for one of the outputs, of a reference that reduces."""
 
@@ -56,6 +58,7 @@ class Expected:
     """Numbers of the input tensors that the reference changes."""
     make_expected: Callable[[], Any] = field(repr=False)
     make_yardstick: Callable[[], Any] = field(repr=False)
+    make_cut: Callable[[], Any] = field(default=lambda: None, repr=False)
 
     @cached_property
     def expected(self) -> Any:
@@ -68,6 +71,16 @@ class Expected:
         return self.make_yardstick()
 
     @cached_property
+    def cut(self) -> Any:
+        """A second yardstick, None where there is none: PyTorch's result with operands of products that tensor cores
+        cut off to TF32. Its deviation is so scaled that an error of `CUT_MARGIN` times its own is within the limits.
+        """
+        if (made := self.make_cut()) is None:
+            return None
+        pairs = zip(leaves(self.expected), leaves(made), strict=True)
+        return rebuild(encode(self.expected), (_eased(y, r) for r, y in pairs))
+
+    @cached_property
     def near(self) -> list[Near | None]:
         """For each tensor of `native`, by what an output is near it."""
         return [Near.of(t) for t in leaves(self.native)]
@@ -75,7 +88,7 @@ class Expected:
     @property
     def nbytes(self) -> int:
         """Of all that is held."""
-        made = (self.__dict__.get(name) for name in ("expected", "yardstick"))
+        made = (self.__dict__.get(name) for name in ("expected", "yardstick", "cut"))
         return sum(map(bytes_of, (self.inputs, self.native, *made)))
 
     def coarse(self) -> str:
@@ -161,9 +174,11 @@ class Reference:
         if mutated:
             values = self.inputs(name, *salt)
         rounded = bool(watched.products) and self.problem.precision is not Precision.FP32
+        cut = rounded and self.problem.precision is Precision.TF32
         return Expected(
             name, values, native, mutated,
             lambda: self._expected(name, values, seed), lambda: self._rounded(name, values, seed) if rounded else None,
+            lambda: self._rounded(name, values, seed, cut=True) if cut else None,
         )  # fmt: skip
 
     @contextmanager
@@ -186,10 +201,10 @@ class Reference:
             raise Skip("the float64 reference is not finite")
         return expected
 
-    def _rounded(self, name: str, values: list[Any], seed: int) -> Any:
-        """The result in the contract's precision. Copies the inputs, which it may change."""
+    def _rounded(self, name: str, values: list[Any], seed: int, *, cut: bool = False) -> Any:
+        """The result in the contract's precision, or with operands cut off. Copies the inputs, which it may change."""
         on_gpu = self.device.type == "cuda" and self.problem.precision is Precision.TF32
-        precise = nullcontext() if on_gpu else RoundedOperands(self.problem.precision)
+        precise = nullcontext() if on_gpu and not cut else RoundedOperands(self.problem.precision, cut=cut)
         with self.part("yardstick"), self._skipping(name), tf32(on_gpu), precise:
             return self._forward(self._model(self.state), copy.deepcopy(values), seed)
 
@@ -272,6 +287,13 @@ def tf32(allowed: bool) -> Iterator[None]:
     finally:
         for switch, old in zip(switches, before, strict=True):
             setattr(switch, name, old)
+
+
+def _eased(made: Tensor, expected: Tensor) -> Tensor:
+    made = made.to(expected.dtype)
+    if not expected.dtype.is_floating_point:
+        return made
+    return expected + (made - expected) * (CUT_MARGIN / numerics.MARGIN)
 
 
 def bytes_of(values: Any) -> int:

@@ -1,0 +1,70 @@
+"""Products whose operands tensor cores cut off to TF32 are right; narrower ones are not, whatever the inputs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from verifier import numerics
+from verifier.interpreter.precise import cut_to_tf32
+from verifier.loader import parse_problem
+from verifier.problem import Precision
+from verifier.reference import Expected, Reference
+
+PROBLEM = """
+import torch
+import torch.nn as nn
+N = 256
+WORKLOADS = [{"name": "main", "roles": ["timed"]}]
+class Model(nn.Module):
+    def forward(self, a, b):
+        return torch.relu(a @ b)
+def get_inputs(): return [torch.rand(N, N), torch.rand(N, N)]
+def get_init_inputs(): return []
+"""
+
+
+@pytest.fixture(scope="module")
+def reference() -> Reference:
+    problem = parse_problem(PROBLEM, file="p.py", name="p")
+    return Reference.create(problem, problem.workloads[0], 3)
+
+
+def passes(made: Expected, output: Tensor) -> tuple[bool, bool]:
+    """By PyTorch's own TF32, and by the second yardstick."""
+    first, second = (
+        numerics.compare(output, made.expected, made.native, Precision.TF32, yardstick=ruler).passed
+        for ruler in (made.ruler, made.cut)
+    )
+    return first, second
+
+
+def product(made: Expected, scale: float = 1.0) -> Tensor:
+    a, b = (cut_to_tf32(t) for t in made.inputs)
+    return torch.relu(a @ b) * scale
+
+
+def test_cut_operands_of_one_sign_pass_by_the_second_yardstick_only(reference: Reference) -> None:
+    made = reference.draw("task")
+    assert passes(made, product(made)) == (False, True)
+    assert passes(made, product(made, 1 - 5e-4)) == (False, False)
+
+
+def test_bf16_fails_where_signs_are_mixed(reference: Reference) -> None:
+    made = reference.draw("normal")
+    assert passes(made, product(made)) == (True, True)
+    a, b = (t.bfloat16().float() for t in made.inputs)
+    assert passes(made, torch.relu(a @ b)) == (False, False)
+
+
+def test_other_contracts_and_references_without_products_have_no_second_yardstick() -> None:
+    for text in (PROBLEM + "PRECISION = 'fp32'\n", PROBLEM.replace("a @ b", "a + b")):
+        problem = parse_problem(text, file="p.py", name="p")
+        assert Reference.create(problem, problem.workloads[0], 3).draw("task").cut is None
+
+
+def test_cutting_keeps_what_is_not_finite() -> None:
+    special = torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0, 1.0, 1 + 2.0**-11, -1 - 2.0**-10])
+    kept = torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0, 1.0, 1.0, -1 - 2.0**-10])
+    assert torch.equal(cut_to_tf32(special).nan_to_num(7.0), kept.nan_to_num(7.0))
