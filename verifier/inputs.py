@@ -169,12 +169,9 @@ def _like(values: Tensor, own: Tensor) -> Tensor:
     return result.copy_(values.to(own.dtype)) if result.stride() == own.stride() else values.to(own.dtype)
 
 
-def _normal(own: Tensor, generator: torch.Generator, place: _Place) -> Tensor:
-    return _like(_randn(own, generator), own)
-
-
-def _randn(own: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(own.shape, generator=generator, device=generator.device)
+def _empty(own: Tensor, generator: torch.Generator) -> Tensor:
+    """float32 of the shape of `own`, to be filled: large draws may cost one pass and one more tensor at most."""
+    return torch.empty(own.shape, device=generator.device)
 
 
 def _rand(own: Tensor, generator: torch.Generator) -> Tensor:
@@ -185,25 +182,30 @@ def _randint(low: int, high: int, shape: Sequence[int], generator: torch.Generat
     return torch.randint(low, high, tuple(shape), generator=generator, device=generator.device)
 
 
+def _normal(own: Tensor, generator: torch.Generator, place: _Place) -> Tensor:
+    return _like(_empty(own, generator).normal_(generator=generator), own)
+
+
 def _heavy_tailed(own: Tensor, generator: torch.Generator, place: _Place) -> Tensor:
-    normal, squares = _randn(own, generator), torch.zeros(own.shape, device=generator.device)
-    for _ in range(3):
-        squares += _randn(own, generator).square_()
-    return _like(normal.div_(squares.div_(3).sqrt_()).clamp_(-64, 64), own)
+    squares = _empty(own, generator).exponential_(0.5, generator=generator)  # chi-squared of two degrees
+    made = _empty(own, generator).normal_(generator=generator)
+    squares.addcmul_(made, made).div_(3).sqrt_()
+    return _like(made.normal_(generator=generator).div_(squares).clamp_(-64, 64), own)
 
 
 def _sparse(own: Tensor, generator: torch.Generator, place: _Place) -> Tensor:
-    kept = _rand(own, generator) < 0.1
-    return _like(_randn(own, generator).mul_(kept).mul_(SMALL if own.dtype.itemsize > 1 else 1.0), own)
+    made = _empty(own, generator).normal_(0.0, SMALL if own.dtype.itemsize > 1 else 1.0, generator=generator)
+    return _like(made.mul_(_empty(own, generator).bernoulli_(0.1, generator=generator)), own)
 
 
 def _scaled(own: Tensor, generator: torch.Generator, place: _Place) -> Tensor:
-    return _like(_randn(own, generator).mul_(LARGE if place.among == 1 else LARGE_TOGETHER), own)
+    deviation = LARGE if place.among == 1 else LARGE_TOGETHER
+    return _like(_empty(own, generator).normal_(0.0, deviation, generator=generator), own)
 
 
 def _integers(own: Tensor, generator: torch.Generator, place: _Place) -> Tensor:
     low, high = (-7, 0) if place.reduced and place.number == 0 else (-3, 4)
-    return _like(_randint(low, high, own.shape, generator).float(), own)
+    return _like(_empty(own, generator).random_(low, high, generator=generator), own)
 
 
 _MAKERS: dict[str, Callable[[Tensor, torch.Generator, _Place], Tensor]] = {

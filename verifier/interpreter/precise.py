@@ -49,8 +49,8 @@ _PRODUCTS = frozenset(
 
 
 class RoundedOperands(TorchDispatchMode):
-    """While active, fp32 operands of products are rounded to `precision`, or cut off to TF32. `products` counts them, `written` holds
-    the addresses of the storages that an operator says it writes."""
+    """While active, fp32 operands of products are rounded to `precision`, or cut off to TF32. `products` counts them,
+    `written` holds the addresses of the storages that an operator says it writes."""
 
     def __init__(self, precision: Precision, *, cut: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
