@@ -1,20 +1,24 @@
-"""What a candidate goes through before it is called best: a second visit that confirms, then a closer look.
+"""What a candidate goes through before it is called best: a second visit that confirms, a run of the file itself beside
+the plan that was judged, then a closer look.
 
 Best is chosen among confirmed scores alone: the first of many noisy scores is mostly the luckiest one. A candidate that
 does not hold up is not correct, and its verdict says why; one that is slower than it seemed has its confirmed score.
-The seconds of the second visit are held before the attempt begins. Those of the closer look are held when it is due,
-and without room for them there is none.
+The seconds of the second visit are held before the attempt begins. Those of the other two are held when they are due,
+and without room for them they are left out, which the verdict says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from agent.context import EXAMINE, Context
+from agent.context import EXAMINE, FILE, Context
 from tools.metering import BudgetExhausted, Charge
-from verifier.bench import EXAMINE_SECONDS
+from verifier.bench import EXAMINE_SECONDS, FILE_SECONDS
 from verifier.candidate import Candidate
 from verifier.verdict import Diagnostic, Verdict
+
+_CALLS = {FILE: "run_file", EXAMINE: "examine"}
+_SKIPPED = {FILE: "file-not-run", EXAMINE: "not-examined"}
 
 
 async def confirm_best(
@@ -31,16 +35,19 @@ async def confirm_best(
     progress("confirm")
     await judge.confirm(candidate, attempt)
     verdict = await judge.verdict(candidate, attempt)
-    if not context.folder.manifest.examine or not verdict.confirmed or not _leads(context, verdict):
+    if not verdict.confirmed or not _leads(context, verdict):
         return
-    try:
-        context.ledger.reserve(f"{request}/{EXAMINE}", Charge(gpu_seconds=EXAMINE_SECONDS))
-    except BudgetExhausted as short:
-        said = f"no closer look: {short}"
-        await judge.remark(candidate, attempt, Diagnostic(severity="warning", code="not-examined", message=said))
-        return
-    progress("examine")
-    await judge.examine(candidate, attempt)
+    looks = [(FILE, FILE_SECONDS), *([(EXAMINE, EXAMINE_SECONDS)] if context.folder.manifest.examine else [])]
+    for look, seconds in looks:
+        try:
+            context.ledger.reserve(f"{request}/{look}", Charge(gpu_seconds=seconds))
+        except BudgetExhausted as short:
+            await judge.remark(
+                candidate, attempt, Diagnostic(severity="warning", code=_SKIPPED[look], message=str(short))
+            )
+            continue
+        progress(look)
+        await judge.look(_CALLS[look], candidate, attempt)
 
 
 def _leads(context: Context, verdict: Verdict) -> bool:

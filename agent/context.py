@@ -17,9 +17,9 @@ from verifier.bench import CONFIRM_SECONDS, VISIT_SECONDS
 from verifier.candidate import Candidate
 from verifier.errors import UsageError
 
-VERDICT, EXAMINE, ANEW = "gpu", "examine", "anew"
-"""What GPU seconds are held for, the last part of a reservation's key: the visits of a verdict, a closer look at a new
-best, a verdict anew.
+VERDICT, FILE, EXAMINE, ANEW = PARTS = "gpu", "file", "examine", "anew"
+"""What GPU seconds are held for, the last part of a reservation's key: the visits of a verdict, the own file of a new
+best, a closer look at it, a verdict anew.
 """
 
 
@@ -52,10 +52,10 @@ class Context:
     def settle_gpu(self, event: dict[str, Any], owner: str, request: str) -> None:
         """Records a judged turn with the GPU seconds that `owner` leased for it, and closes what was held for them."""
         spent = self.judge.take_seconds(owner)
-        verdict = Charge(gpu_seconds=sum(seconds for call, seconds in spent.items() if call != EXAMINE))
-        looked = Charge(gpu_seconds=spent.get(EXAMINE, 0.0))
-        actuals = {VERDICT: verdict, ANEW: verdict, EXAMINE: looked}
-        self.ledger.settle_in(event | {"gpu": spent}, {f"{request}/{part}": spent for part, spent in actuals.items()})
+        visits = sum(seconds for call, seconds in spent.items() if call not in (FILE, EXAMINE))
+        parts = {VERDICT: visits, ANEW: visits, FILE: spent.get(FILE, 0.0), EXAMINE: spent.get(EXAMINE, 0.0)}
+        actuals = {f"{request}/{part}": Charge(gpu_seconds=seconds) for part, seconds in parts.items()}
+        self.ledger.settle_in(event | {"gpu": spent}, actuals)
 
     def attempt(self, name: str) -> Attempt:
         return self.history.attempts[name]

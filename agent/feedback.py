@@ -17,7 +17,7 @@ from verifier.verdict import Diagnostic, Estimate, KernelReport, OutputCheck, St
 LIMIT = 4000
 """Bytes of a feedback text, at most."""
 _FILE = "candidate.py"
-_OURS = frozenset({"not-examined", "not-confirmed", "not-on-gpu"})
+_OURS = frozenset({"not-examined", "file-not-run", "not-confirmed", "not-on-gpu"})
 """Codes of findings that say what a tool or a device could not do."""
 
 

@@ -43,7 +43,7 @@ class Turn:
     confirmed: bool = False
     """The score is that of a second visit to the GPU."""
     gpu: Mapping[str, float] = field(default_factory=dict)
-    """Leased GPU seconds of its verdict by call: visit, confirm, examine."""
+    """Leased GPU seconds of its verdict by call: visit, confirm, file, examine."""
     plan: str | None = None
     """Packed plan, where the file itself does not do what its plan does."""
     duplicate_of: str | None = None

@@ -89,11 +89,14 @@ class Judge:
 
     async def confirm(self, candidate: Candidate, attempt: str) -> None:
         """A second visit, whose test takes the place of the first one's. For one that a visit timed."""
-        await self._looked_at("confirm", candidate, self._of(candidate, attempt))
+        await self.look("confirm", candidate, attempt)
 
-    async def examine(self, candidate: Candidate, attempt: str) -> None:
-        """A closer look, for one that was timed."""
-        await self._looked_at("examine", candidate, self._of(candidate, attempt))
+    async def look(self, call: str, candidate: Candidate, attempt: str) -> None:
+        """One more call of a `Device`, for one that was timed."""
+        stages = self._of(candidate, attempt)
+        compiled, test = await self._compiled(candidate, stages), await self._tested(candidate, stages)
+        if test is not None and test.status is None:
+            stages.test, stages.profile = await self._on_gpu(call, compiled, test, stages.owner), None
 
     async def remark(self, candidate: Candidate, attempt: str, said: Diagnostic) -> None:
         """Puts why there was no closer look beside what one would have said."""
@@ -140,16 +143,11 @@ class Judge:
             stages.test = await self._on_gpu("visit", compiled, test, stages.owner) if visits else test
         return stages.test
 
-    async def _looked_at(self, call: str, candidate: Candidate, stages: _Stages) -> None:
-        compiled, test = await self._compiled(candidate, stages), await self._tested(candidate, stages)
-        if test is not None and test.status is None:
-            stages.test, stages.profile = await self._on_gpu(call, compiled, test, stages.owner), None
-
     async def _on_gpu(self, call: str, compiled: CompileStage, test: TestStage, attempt: str) -> TestStage:
         async with self._fleet.gpu() as device:
             found: TestStage = await device.run(call, compiled, test)
-        spent = self._seconds[attempt]
-        spent[call] = spent.get(call, 0.0) + device.held
+        spent, part = self._seconds[attempt], call.removeprefix("run_")
+        spent[part] = spent.get(part, 0.0) + device.held
         return found
 
     async def _profiled(self, candidate: Candidate, stages: _Stages) -> ProfileReport | None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from agent import history as fold
 from agent.budget import Entry, Ledger, add
-from agent.context import ANEW, EXAMINE, VERDICT
+from agent.context import PARTS
 from agent.history import INIT, History
 from agent.journal import read_events
 from agent.run_folder import Manifest, RunFolder
@@ -40,7 +40,7 @@ class Turn:
     charge: Charge
     """What it cost, lost dispatches and leased GPU seconds included; nothing while it is in flight."""
     gpu: Mapping[str, float] = field(default_factory=dict)
-    """Leased GPU seconds of its verdict by call: visit, confirm, examine."""
+    """Leased GPU seconds of its verdict by call: visit, confirm, file, examine."""
     anew: bool = False
     """Its verdict is one anew: the run was begun without a GPU."""
 
@@ -188,7 +188,7 @@ def _attempt(folder: RunFolder, attempt: fold.Attempt, ledger: Ledger, ended: tu
 
 
 def _turn(folder: RunFolder, turn: fold.Turn, ledger: Ledger) -> Turn:
-    charge, keys = Charge(), {turn.request, *(f"{turn.request}/{part}" for part in (VERDICT, EXAMINE, ANEW))}
+    charge, keys = Charge(), {turn.request, *(f"{turn.request}/{part}" for part in PARTS)}
     for entry in ledger.closed:
         if entry.key.partition("@")[0] in keys:
             charge = add(charge, entry.charge)

@@ -19,7 +19,7 @@ from typing import Any
 from agent.asking import Interview, ReplayError
 from agent.budget import Ledger
 from agent.checkpoints import checkpoints
-from agent.context import ANEW, EXAMINE, VERDICT, Context
+from agent.context import PARTS, Context
 from agent.graph import AttemptGraph, build
 from agent.history import History
 from agent.journal import Journal
@@ -103,7 +103,7 @@ class Session:
                 self.store.mark_lost(dispatch)
         for key in list(self.ledger.open):
             state = made[key].state if key in made else "never sent"
-            if key.rpartition("/")[2] in (VERDICT, EXAMINE, ANEW):
+            if key.rpartition("/")[2] in PARTS:
                 self.ledger.refund(key, "no verdict came of it in that session")
             elif state != "waiting":
                 self.ledger.refund(key, "not dispatched" if state == "never sent" else state)

@@ -1,5 +1,5 @@
 """The judge as the agent sees it: three calls, cheapest first, and the verdict that joins their reports. A `Device`
-looks on in between, up to three times.
+looks on in between, up to four times.
 
 All calls block and are safe from several threads. A failing candidate is data: it sets `status`. What a call
 raises is an InfrastructureError, never the candidate's fault. Benches made alike are alike: each may go on with a
@@ -29,6 +29,7 @@ from verifier.verdict import (
 
 VISIT_SECONDS = 60.0
 CONFIRM_SECONDS = 60.0
+FILE_SECONDS = 60.0
 EXAMINE_SECONDS = 45.0
 """The most that each call of a `Device` may take; what a search reserves for it."""
 
@@ -70,7 +71,7 @@ class TestStage(Record):
     confirmation: bool = False
     """A second visit found all this, in a fresh runner on other inputs."""
     file: FileRun | None = None
-    """The candidate's own file beside its plan, where the confirmation ran it."""
+    """The candidate's own file beside its plan, where it ran."""
     examined: tuple[Diagnostic, ...] = ()
     """What hardware counters and the sanitizer say, ranked; and why a tool said nothing."""
 
@@ -122,6 +123,12 @@ class Device(Protocol):
     def confirm(self, stage: CompileStage, test: TestStage) -> TestStage:
         """For one that a visit found correct and timed: all of it again with a new seed in a fresh runner, and times
         on fresh blocks with a fixed precision. Where that is not possible, a finding `not-confirmed` says why.
+        """
+        ...
+
+    def run_file(self, stage: CompileStage, test: TestStage) -> TestStage:
+        """For one that was timed by its plan: the candidate's own file beside that plan. It sets `file` and never
+        `status`: where the two differ, the plan is what was judged and what ships.
         """
         ...
 

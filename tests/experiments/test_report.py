@@ -95,7 +95,7 @@ async def test_measured_numbers_stand_with_their_intervals_and_leases(tmp_path: 
     assert text.count("2.997 to 3.003 (96%)") >= 3
     assert text.count("1.998 to 2.002 (96%)") >= 2
     assert "confirmation" in text
-    for call in ("visit", "confirm", "examine"):
+    for call in ("visit", "confirm", "file", "examine"):
         assert re.search(rf"{call}\d0\.\d\d", text), "leases and seconds of each call"
     assert "analytic estimate" not in text
 
