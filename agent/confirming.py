@@ -15,7 +15,7 @@ from agent.context import EXAMINE, FILE, Context
 from tools.metering import BudgetExhausted, Charge
 from verifier.bench import EXAMINE_SECONDS, FILE_SECONDS
 from verifier.candidate import Candidate
-from verifier.verdict import Diagnostic, Verdict
+from verifier.verdict import Diagnostic
 
 _CALLS = {FILE: "run_file", EXAMINE: "examine"}
 _SKIPPED = {FILE: "file-not-run", EXAMINE: "not-examined"}
@@ -30,12 +30,19 @@ async def confirm_best(
     judge = context.judge
     if not judge.measures or not judge.first_weighing(candidate, attempt):
         return
-    if not _leads(context, await judge.verdict(candidate, attempt)):
+    verdict = await judge.verdict(candidate, attempt)
+
+    def leads() -> bool:
+        best = context.history.best()
+        return verdict.score is not None and (best is None or verdict.score > (best.score or 0.0))
+
+    if not leads():
         return
     progress("confirm")
-    await judge.confirm(candidate, attempt)
+    if not await judge.look("confirm", candidate, attempt, leads):
+        return
     verdict = await judge.verdict(candidate, attempt)
-    if not verdict.confirmed or not _leads(context, verdict):
+    if not verdict.confirmed or not leads():
         return
     looks = [(FILE, FILE_SECONDS), *([(EXAMINE, EXAMINE_SECONDS)] if context.folder.manifest.examine else [])]
     for look, seconds in looks:
@@ -47,9 +54,4 @@ async def confirm_best(
             )
             continue
         progress(look)
-        await judge.look(_CALLS[look], candidate, attempt)
-
-
-def _leads(context: Context, verdict: Verdict) -> bool:
-    best = context.history.best()
-    return verdict.score is not None and (best is None or verdict.score > (best.score or 0.0))
+        await judge.look(_CALLS[look], candidate, attempt, leads)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,16 +88,16 @@ class Judge:
         """None when an earlier stage decided."""
         return await self._profiled(candidate, self._of(candidate, attempt))
 
-    async def confirm(self, candidate: Candidate, attempt: str) -> None:
-        """A second visit, whose test takes the place of the first one's. For one that a visit timed."""
-        await self.look("confirm", candidate, attempt)
-
-    async def look(self, call: str, candidate: Candidate, attempt: str) -> None:
-        """One more call of a `Device`, for one that was timed."""
+    async def look(self, call: str, candidate: Candidate, attempt: str, still: Callable[[], bool]) -> bool:
+        """One more call of a `Device` for one that was timed: `confirm`, `run_file` or `examine`. Its answer takes the
+        place of the test. False where `still` says, when a GPU is free at last, that it is not wanted any more.
+        """
         stages = self._of(candidate, attempt)
         compiled, test = await self._compiled(candidate, stages), await self._tested(candidate, stages)
-        if test is not None and test.status is None:
-            stages.test, stages.profile = await self._on_gpu(call, compiled, test, stages.owner), None
+        found = await self._on_gpu(call, compiled, test, stages.owner, still) if test and test.status is None else None
+        if found is not None:
+            stages.test, stages.profile = found, None
+        return found is not None
 
     async def remark(self, candidate: Candidate, attempt: str, said: Diagnostic) -> None:
         """Puts why there was no closer look beside what one would have said."""
@@ -140,11 +141,16 @@ class Judge:
         if compiled.status is None and stages.test is None:
             test: TestStage = await self._run("test", compiled)
             visits = self.measures and test.undecided
-            stages.test = await self._on_gpu("visit", compiled, test, stages.owner) if visits else test
+            found = await self._on_gpu("visit", compiled, test, stages.owner, lambda: True) if visits else None
+            stages.test = found or test
         return stages.test
 
-    async def _on_gpu(self, call: str, compiled: CompileStage, test: TestStage, attempt: str) -> TestStage:
+    async def _on_gpu(
+        self, call: str, compiled: CompileStage, test: TestStage, attempt: str, still: Callable[[], bool]
+    ) -> TestStage | None:
         async with self._fleet.gpu() as device:
+            if not still():
+                return None
             found: TestStage = await device.run(call, compiled, test)
         spent, part = self._seconds[attempt], call.removeprefix("run_")
         spent[part] = spent.get(part, 0.0) + device.held

@@ -22,7 +22,7 @@ from rich.text import Text
 from agent.budget import Ledger, amounts
 from agent.run_folder import Manifest, RunFolder
 from agent.search import Reason, Summary
-from experiments.tables import COLOURS, base_name, speedup
+from experiments.tables import COLOURS, base_name, file_words, interval, speedup
 from verifier.verdict import Verdict
 
 ROWS = 14
@@ -162,6 +162,11 @@ def announce(folder: RunFolder, summary: Summary, report: Path) -> None:
         how = "measured on a GPU, confirmed" if summary.measured else "an estimate: no GPU"
         verdict = Verdict.model_validate_json((folder.best / "verdict.json").read_bytes())
         say(f"best: {summary.best.attempt}, {gain} over {base_name(verdict)} ({how})")
+        for timing in verdict.profile.timings if verdict.profile else ():
+            shown = timing.confirmed or timing.decided
+            say(f"      {timing.workload}: {speedup(shown.log_ratio)}, {interval(timing)}, {shown.decision}")
+        if verdict.file is not None:
+            say(f"      {file_words(verdict.file)}")
         say(f"kernel: {summary.best_file}")
     else:
         what = "was confirmed" if summary.measured else "correct was found"

@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from agent.history import History
 from agent.journal import read_events
+from agent.judging import Judge
 from agent.record import RunRecord, load_run
 from agent.run_folder import RunFolder
 from agent.search import Reason, Summary, search
@@ -24,6 +26,7 @@ from experiments.report import render
 from strategies.base import Operator, Outcome, Proposal, SearchView
 from tools.fleet.local import LocalFleet
 from tools.models.base import ModelRequest
+from verifier.candidate import Candidate
 from verifier.errors import InfrastructureError, UsageError
 from verifier.verdict import Stage, Status
 
@@ -88,6 +91,17 @@ async def test_only_a_new_best_is_confirmed_and_examined(tmp_path: Path) -> None
     assert stages == [Stage.CONFIRMATION, Stage.TIMING] * 2
     assert "[counted]: as the counters say" in record.attempts[0].turns[-1].feedback
     assert "[counted]" not in record.attempts[1].turns[-1].feedback
+
+
+async def test_what_is_not_wanted_any_more_when_a_gpu_is_free_is_not_asked() -> None:
+    candidate, gpu = Candidate(source=source(speed=2.0)), ScriptedGpu()
+    with LocalFleet(ScriptedBench(), 1, [gpu]) as fleet:
+        judge = Judge(fleet, History(measured=True))
+        assert not await judge.look("confirm", candidate, "a0001", lambda: False)
+        assert not (await judge.verdict(candidate, "a0001")).confirmed
+        assert await judge.look("confirm", candidate, "a0001", lambda: True)
+        assert (await judge.verdict(candidate, "a0001")).confirmed
+    assert gpu.calls == {"visit": 1, "confirm": 1}
 
 
 async def test_the_luckiest_first_score_is_not_the_best(tmp_path: Path) -> None:

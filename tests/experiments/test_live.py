@@ -57,6 +57,7 @@ async def test_a_run_that_gets_a_gpu_says_that_it_was_judged_anew(
     said = capsys.readouterr().out
     assert "judged anew on NVIDIA H200: 1 verdicts" in said
     assert "2.00x over eager (measured on a GPU, confirmed)" in said
+    assert "small: 2.00x, 1.998 to 2.002 (96%), faster" in said
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(Live(folder.manifest, read_events(folder.journal)[0])._render())
     shown = console.export_text()
