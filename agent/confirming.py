@@ -17,7 +17,7 @@ from verifier.bench import EXAMINE_SECONDS, FILE_SECONDS
 from verifier.candidate import Candidate
 from verifier.verdict import Diagnostic
 
-_CALLS = {FILE: "run_file", EXAMINE: "examine"}
+_CALLS = {FILE: "compare_file", EXAMINE: "examine"}
 _SKIPPED = {FILE: "file-not-run", EXAMINE: "not-examined"}
 
 

@@ -89,7 +89,7 @@ class Judge:
         return await self._profiled(candidate, self._of(candidate, attempt))
 
     async def look(self, call: str, candidate: Candidate, attempt: str, still: Callable[[], bool]) -> bool:
-        """One more call of a `Device` for one that was timed: `confirm`, `run_file` or `examine`. Its answer takes the
+        """One more call of a `Device` for one that was timed: `confirm`, `compare_file` or `examine`. Its answer takes the
         place of the test. False where `still` says, when a GPU is free at last, that it is not wanted any more.
         """
         stages = self._of(candidate, attempt)
@@ -152,7 +152,7 @@ class Judge:
             if not still():
                 return None
             found: TestStage = await device.run(call, compiled, test)
-        spent, part = self._seconds[attempt], call.removeprefix("run_")
+        spent, part = self._seconds[attempt], call.removeprefix("compare_")
         spent[part] = spent.get(part, 0.0) + device.held
         return found
 

@@ -204,8 +204,8 @@ class ScriptedGpu:
     def confirm(self, stage: CompileStage, test: TestStage) -> TestStage:
         return self._found("confirm", stage, ("confirm", "visit", "verdict"))
 
-    def run_file(self, stage: CompileStage, test: TestStage) -> TestStage:
-        self._bench.enter("run_file")
+    def compare_file(self, stage: CompileStage, test: TestStage) -> TestStage:
+        self._bench.enter("compare_file")
         said = re.search(_LINE.format("file"), stage.handle, re.MULTILINE)
         timing = FileTiming(
             workload="small", file_seconds=1e-3, plan_seconds=1e-3, log_ratio=0.0, half_width=0.001, graphs=True

@@ -126,9 +126,10 @@ class Device(Protocol):
         """
         ...
 
-    def run_file(self, stage: CompileStage, test: TestStage) -> TestStage:
+    def compare_file(self, stage: CompileStage, test: TestStage) -> TestStage:
         """For one that was timed by its plan: the candidate's own file beside that plan. It sets `file` and never
-        `status`: where the two differ, the plan is what was judged and what ships.
+        `status`: where the two differ, the plan is what was judged and what ships. Where the file cannot be run, a
+        finding `file-not-run` says why.
         """
         ...
 

@@ -85,7 +85,7 @@ async def test_only_a_new_best_is_confirmed_and_examined(tmp_path: Path) -> None
     record = load_run(folder.path)
     assert factors(record) == [2.0, 1.5, 2.5, 2.4]
     assert [o.confirmed for o in strategy.outcomes] == [True, False, True, False]
-    assert gpu.calls == {"visit": 4, "confirm": 2, "run_file": 2, "examine": 2}
+    assert gpu.calls == {"visit": 4, "confirm": 2, "compare_file": 2, "examine": 2}
     assert (record.best, summary.measured, summary.anew) == ("a0003", True, 0)
     stages = [attempt.turns[-1].verdict.stage for attempt in record.attempts if attempt.turns[-1].verdict]
     assert stages == [Stage.CONFIRMATION, Stage.TIMING] * 2
@@ -144,7 +144,7 @@ async def test_every_leased_second_is_charged_once_and_told_by_call(tmp_path: Pa
     assert (record.reserved.gpu_seconds, record.refunds, record.lost) == (0.0, (), ())
 
 
-@pytest.mark.parametrize("call", ["visit", "confirm", "run_file", "examine"])
+@pytest.mark.parametrize("call", ["visit", "confirm", "compare_file", "examine"])
 async def test_a_call_that_fails_through_our_fault_costs_nothing(tmp_path: Path, call: str) -> None:
     folder, gpu = make_run(tmp_path / "run", measured=True), ScriptedGpu(seconds=0.02, faults={call: 1})
     await go(folder, drawn(source(speed=2.0)), Drafts(1), gpu)
@@ -187,7 +187,7 @@ async def test_a_repair_without_room_on_the_gpu_ends_the_attempt(tmp_path: Path)
 async def test_a_closer_look_can_be_left_out(tmp_path: Path) -> None:
     folder, gpu = make_run(tmp_path / "run", measured=True, examine=False), ScriptedGpu()
     await go(folder, drawn(source(speed=2.0)), Drafts(1), gpu)
-    assert gpu.calls == {"visit": 1, "confirm": 1, "run_file": 1}
+    assert gpu.calls == {"visit": 1, "confirm": 1, "compare_file": 1}
 
 
 async def test_a_measured_run_needs_its_gpu(tmp_path: Path) -> None:

@@ -97,6 +97,15 @@ class GpuBench:
         )
         return examined(test, found)
 
+    def compare_file(self, stage: CompileStage, test: TestStage) -> TestStage:
+        """The candidate's own file beside its plan. That it could not be run is said, and the search goes on."""
+        if not isinstance(stage.handle, Kept):
+            return test
+        try:
+            return test.model_copy(update={"file": self.run_file(stage, test.timings)})
+        except InfrastructureError as fault:
+            return _noted(test, "file-not-run", f"the file itself was not run beside its plan: {fault}")
+
     def run_file(self, stage: CompileStage, timings: Sequence[WorkloadTiming] = ()) -> FileRun:
         """Runs the candidate's own file live beside its plan, on the same fresh inputs, before it is called best.
 
