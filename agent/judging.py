@@ -89,8 +89,8 @@ class Judge:
         return await self._profiled(candidate, self._of(candidate, attempt))
 
     async def look(self, call: str, candidate: Candidate, attempt: str, still: Callable[[], bool]) -> bool:
-        """One more call of a `Device` for one that was timed: `confirm`, `compare_file` or `examine`. Its answer takes the
-        place of the test. False where `still` says, when a GPU is free at last, that it is not wanted any more.
+        """One more call of a `Device` for one that was timed: `confirm`, `compare_file` or `examine`. Its answer takes
+        the place of the test. False where `still` says, when a GPU is free, that it is not wanted any more.
         """
         stages = self._of(candidate, attempt)
         compiled, test = await self._compiled(candidate, stages), await self._tested(candidate, stages)

@@ -71,10 +71,10 @@ def verify(
     """Judges one candidate, given as a path or as source text. Raises UsageError, ProblemError or InfrastructureError.
 
     `inputs` are example inputs when `problem` is a function. `seed` fixes the secret inputs. `gpus` is `auto`, `none`
-    or a list of which the first one measures; there, what is correct is confirmed on fresh inputs and run as it is beside its plan, and `deep` adds
-    hardware counters and the sanitizer. `target` is `auto` or a target's name; `warn` is told where it is another
-    device than the GPU. `zygotes` are warm servers from `verifier.judge.open_zygotes`, for many
-    calls in a row; without them each call starts its own.
+    or a list of which the first one measures: there, what is correct is confirmed on fresh inputs and its file is run
+    beside its plan; `deep` adds hardware counters and the sanitizer. `target` is `auto` or a target's name; `warn` is
+    told where it is another device than the GPU. `zygotes` are warm servers from `verifier.judge.open_zygotes`, for
+    many calls in a row; without them each call starts its own.
     """
     known = as_problem(problem, inputs, kernelbench)
     source = _source(candidate)
