@@ -29,6 +29,7 @@ from experiments.report.chart import Point, draw
 from experiments.tables import base_name, file_words, gained, interval, seconds, speedup
 from tools.metering import Charge
 from verifier.timing import WorkloadTiming
+from verifier.verdict import Verdict
 
 _SOURCE = HtmlFormatter(style="friendly", cssclass="code", linenos="inline")
 _DIFF = HtmlFormatter(style="friendly", cssclass="code")
@@ -111,6 +112,8 @@ def _notes(record: RunRecord) -> list[str]:
             "No GPU took part. Correctness is that of Triton's interpreter on small inputs; "
             "every time is an analytic estimate for the target, none is a measurement."
         )
+    bases = dict.fromkeys(v.compile.base for v in _scored(record) if v.compile and v.compile.base)
+    notes += [f"Times are compared with {b.name}: {b.instead}." for b in bases if b.instead]
     notes += [f"Isolation: {gap}" for gap in record.manifest.isolation]
     notes += [f"Budget excess: {text}" for text in record.excess]
     notes += [f"Fault of the machinery, refunded: {text}" for text in record.faults]
@@ -124,10 +127,14 @@ def _score_kind(record: RunRecord) -> str:
     return "measured" if record.measured else "estimate"
 
 
+def _scored(record: RunRecord) -> list[Verdict]:
+    judged = [t.verdict for a in record.attempts for t in a.turns if t.verdict and t.verdict.score is not None]
+    return [v for v in judged if v.score_kind == _score_kind(record)]
+
+
 def _base(record: RunRecord) -> str:
     """What the scores are over."""
-    judged = [t.verdict for a in record.attempts for t in a.turns if t.verdict and t.verdict.score is not None]
-    named = dict.fromkeys(base_name(v) for v in judged if v.score_kind == _score_kind(record))
+    named = dict.fromkeys(base_name(v) for v in _scored(record))
     return " and ".join(named) or "the reference"
 
 
