@@ -15,6 +15,7 @@ from rich.text import Text
 
 from experiments.baselines import BaselineRow
 from experiments.doctor import Fact
+from verifier.baseline import names
 from verifier.problem import Problem
 from verifier.timing import WorkloadTiming
 from verifier.verdict import Diagnostic, FileRun, Verdict
@@ -226,6 +227,9 @@ def print_problem(problem: Problem) -> None:
     console = _console()
     console.print(f"[bold]{problem.name}[/]  {escape(problem.title)}")
     console.print(f"precision {problem.precision}  baseline {problem.baseline}  library {problem.library}")
+    console.print(f"baselines: {', '.join(names(problem))}")
+    for name, reason in problem.excuses.items():
+        console.print(f"no baseline {name}: {_plain(reason)}")
     table = Table("workload", "roles", "constants", "weight")
     for w in problem.workloads:
         constants = ", ".join(f"{k}={v!r}" for k, v in w.constants.items())

@@ -26,6 +26,7 @@ from typing import Any
 
 from verifier.errors import UsageError
 from verifier.loader import render
+from verifier.plan.reader import PlanError, read_plan
 from verifier.problem import BUILT_IN, Problem, Workload
 from verifier.sandbox.zygote import JobResult
 from verifier.verdict import BaseReport
@@ -176,13 +177,15 @@ def _said(job: JobResult) -> str:
 
 
 def find_base(problem: Problem, name: str, target: str, *, tuned: bool) -> Base | None:
-    """A kept plan, or None."""
+    """A kept plan, or None where there is none that today's reader takes."""
     path = _path(problem, name, target, tuned=tuned)
     try:
         with zipfile.ZipFile(path) as kept:
             files = {member: kept.read(member) for member in kept.namelist()}
-            return Base(name, json.loads(files.pop("plan.json")), files, tuned)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+            base = Base(name, json.loads(files.pop("plan.json")), files, tuned)
+        read_plan(base.plan, base.blobs)
+        return base
+    except (OSError, KeyError, ValueError, PlanError, zipfile.BadZipFile):
         return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from verifier.baseline import (
     BASELINE_JOB,
+    TRACE_JOB,
     Base,
     BaselineError,
     Bases,
@@ -21,6 +23,7 @@ from verifier.baseline import (
     source_of,
 )
 from verifier.errors import UsageError
+from verifier.interpreter.gate import Zygotes
 from verifier.loader import parse_problem
 from verifier.sandbox.zygote import JobResult
 
@@ -37,20 +40,30 @@ GIVEN = [{"name": "small"}]
 
 
 class Server:
-    """Answers every job with a plan without steps; but `refused` ones end as it says."""
+    """Answers every job with one real plan; but `refused` ones end as it says."""
 
-    def __init__(self, refused: Mapping[str, str] | None = None) -> None:
+    def __init__(self, plan: dict[str, Any], refused: Mapping[str, str] | None = None) -> None:
         self.asked: list[tuple[str, dict[str, Any]]] = []
-        self._refused = refused or {}
+        self._plan, self._refused = plan, refused or {}
 
     def __call__(self, job: str, payload: dict[str, Any]) -> JobResult:
         self.asked.append((job, payload))
         if job in self._refused:
             value = {"status": "untraceable", "diagnostics": [{"message": self._refused[job]}], "plan": None}
         else:
-            plan = {"kernels": {}, "flags": [], "programs": [{"workload": "small", "of": payload["class"]}]}
-            value = {"status": "ok", "diagnostics": [], "plan": plan}
-        return JobResult(outcome="ok", value=value, blobs={"a.cubin": b"\1"})
+            value = {"status": "ok", "diagnostics": [], "plan": copy.deepcopy(self._plan)}
+        return JobResult(outcome="ok", value=value)
+
+
+@pytest.fixture(scope="module")
+def plan(zygotes: Zygotes, problem_text: str) -> dict[str, Any]:
+    """Of the reference."""
+    tensor = {"kind": "tensor", "shape": [300], "dtype": "float32", "stride": None}
+    workload = {"name": "small", "init": [], "init_kwargs": {}, "inputs": [tensor, tensor]}
+    payload = {"source": problem_text, "filename": "f.py", "class": "Model", "target": "h200", "workloads": [workload]}
+    traced = zygotes.compile.run(TRACE_JOB, payload).value["plan"]
+    assert isinstance(traced, dict)
+    return traced
 
 
 @pytest.fixture(autouse=True)
@@ -77,8 +90,8 @@ def test_each_baseline_is_a_class_of_the_file(problem_text: str) -> None:
         source_of(made, made.timed[0], "flex")
 
 
-def test_the_primary_one_is_traced_once_and_kept(problem_text: str) -> None:
-    first, second = Server(), Server()
+def test_the_primary_one_is_traced_once_and_kept(problem_text: str, plan: dict[str, Any]) -> None:
+    first, second = Server(plan), Server(plan)
     base = Bases(problem(problem_text), "h200", first).primary(GIVEN)
     again = Bases(problem(problem_text), "h200", second).primary(GIVEN)
     assert base is not None
@@ -86,23 +99,24 @@ def test_the_primary_one_is_traced_once_and_kept(problem_text: str) -> None:
     assert (base.report.name, base.report.instead, base.workloads) == ("quick", "", {"small"})
     assert [(job, p["class"]) for job, p in first.asked] == [(BASELINE_JOB, "Quick")]
     assert second.asked == []
-    other = Server()
+    other = Server(plan)
     Bases(problem(problem_text), "h100-sxm", other).primary(GIVEN)
     assert len(other.asked) == 1
 
 
-def test_eager_stands_in_and_says_why(problem_text: str) -> None:
-    base = Bases(problem(problem_text), "h200", Server({BASELINE_JOB: "it draws\nrandom numbers"})).primary(GIVEN)
+def test_eager_stands_in_and_says_why(problem_text: str, plan: dict[str, Any]) -> None:
+    server = Server(plan, {BASELINE_JOB: "it draws\nrandom numbers"})
+    base = Bases(problem(problem_text), "h200", server).primary(GIVEN)
     assert base is not None
     assert base.name == "eager"
     assert base.report.instead == "quick cannot be traced on small: it draws random numbers"
 
 
-def test_a_tuned_base_is_the_one_that_was_pinned(problem_text: str, cache: Path) -> None:
+def test_a_tuned_base_is_the_one_that_was_pinned(problem_text: str, plan: dict[str, Any], cache: Path) -> None:
     made = problem(problem_text)
     assert kept_tuned(made, "h200") is None
     tuned = {"small": {"modules": ["text"], "choices": {}}}
-    server = Server()
+    server = Server(plan)
     bases = Bases(made, "h200", server)
     base = bases.get("quick", GIVEN, tuned)
     assert server.asked[0][1]["tuned"] == tuned["small"]
