@@ -86,6 +86,7 @@ def _visited(benches: Mapping[str, GpuBench], item: Item) -> Row:
         "status": str(test.status or ("correct" if test.report.basis == "gpu" else "not judged")),
         "reason": (test.reason or test.report.reason)[:200],
         "timed": len(decided), "blocks": sum(d.blocks for d in decided),
+        "in_full": [f"{c.workload} {c.draw}" for c in test.report.checks if c.passed and not c.reason],
         "check": test.seconds.get("gpu check"), "time": test.seconds.get("gpu time"), "parts": test.parts,
     }  # fmt: skip
 

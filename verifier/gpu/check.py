@@ -4,15 +4,11 @@ For each draw every input slot is written anew and the guards around inputs and 
 outputs are poisoned. As soon as the runner has answered, the outputs are compared with PyTorch's own result, byte by
 byte and in one pass; where they differ they are copied away first, and only the copies are compared. The first draw
 runs several times; runs that do not agree bit by bit are a warning, and then each of them is compared.
-
-The task's own distribution is drawn anew for each visit. The other distributions are drawn once for a problem and seed:
-what a candidate leaves in its runner's memory could tell a later one their answers, never those of the task.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,20 +21,15 @@ from verifier import inputs, numerics
 from verifier.gpu.aten import decode
 from verifier.gpu.device import Device
 from verifier.gpu.link import Link, RunnerFailed
-from verifier.gpu.parts import Parts
+from verifier.gpu.references import References
 from verifier.gpu.slots import Arena, Place, want_dense, want_tensor, want_values
 from verifier.interpreter.compare import compare_values, quick_values
 from verifier.near import same_bytes
 from verifier.plan.schema import Plan, Program
-from verifier.problem import Problem, Workload
 from verifier.reference import Expected, Reference, Skip
 from verifier.specs import dtype_name, leaves, span
 from verifier.verdict import Diagnostic, OutputCheck, Status
 
-CACHE_BYTES = 8 << 30
-"""Of inputs and expected values that a judge keeps for the next visit with the same seed."""
-REFERENCES = 16
-"""References that a judge keeps, with their weights on the device."""
 PROBE_ELEMENTS = 1 << 28
 _STATE_GUARD = 512
 
@@ -61,77 +52,6 @@ class Loaded:
 
 class DoesNotFit(Exception):
     """The workload is too large for the device. One sentence."""
-
-
-class Stochastic(Exception):
-    """The reference is random given its inputs."""
-
-
-_Key = tuple[str, str, int]
-"""Problem, workload, seed."""
-
-
-class References:
-    """References by problem, workload and seed, the last few; and their draws, the last that fit in `most` bytes."""
-
-    def __init__(self, device: torch.device, most: int = CACHE_BYTES) -> None:
-        self._device, self._most = device, most
-        self._held: OrderedDict[_Key, Reference] = OrderedDict()
-        self._draws: OrderedDict[tuple[_Key, str, str], Expected | str] = OrderedDict()
-        self._repeatable: set[tuple[str, str]] = set()
-        self.part = Parts()
-
-    def get(self, problem: Problem, workload: Workload, seed: int) -> Reference:
-        """Builds it on first use. Raises ProblemError, Stochastic."""
-        key = (problem.id, workload.name, seed)
-        if key not in self._held:
-            made = Reference.create(problem, workload, seed, self._device)
-            if key[:2] not in self._repeatable and made.stochastic():
-                raise Stochastic("the reference is random given its inputs")
-            self._repeatable.add(key[:2])
-            self._held[key] = made
-            while len(self._held) > REFERENCES:
-                self._forget(self._held.popitem(last=False)[0])
-        self._held.move_to_end(key)
-        held = self._held[key]
-        held.part = self.part
-        return held
-
-    def draw(self, reference: Reference, name: str, salt: str) -> Expected | str:
-        """A draw, or why the reference cannot take it. `salt` makes the task's own values new; the other distributions
-        are drawn once."""
-        of = (reference.problem.id, reference.workload.name, reference.seed)
-        key = (of, name, salt if name == "task" else "")
-        if key not in self._draws:
-            if name == "task":
-                self._forget(of, name)
-            made: Expected | str
-            try:
-                made = reference.draw(name, key[2])
-            except Skip as reason:
-                made = str(reason)
-            if _size(made) > self._most // 8:
-                return made
-            self._draws[key] = made
-            while sum(map(_size, self._draws.values())) > self._most:
-                self._draws.popitem(last=False)
-        elif isinstance(held := self._draws[key], Expected) and _size(held) > self._most // 8:
-            del self._draws[key]  # its expected values were made since then
-            return held
-        self._draws.move_to_end(key)
-        return self._draws[key]
-
-    def clear(self) -> None:
-        self._held.clear()
-        self._draws.clear()
-
-    def _forget(self, key: _Key, name: str = "") -> None:
-        for draw in [d for d in self._draws if d[0] == key and d[1].startswith(name)]:
-            del self._draws[draw]
-
-
-def _size(made: Expected | str) -> int:
-    return 0 if isinstance(made, str) else made.nbytes
 
 
 @dataclass
@@ -190,6 +110,13 @@ class Slots:
             write(slot, tensor)
         for name, slot in zip(self._names, self.arenas[2].views if self._names else (), strict=True):
             slot.copy_(state[name])
+
+    def exchange_inputs(self, other: Slots) -> None:
+        """Each takes the other's memory for its inputs, where the two are laid out alike."""
+        mine, theirs = ([p.model_copy(update={"block": 0}) for p in s.inputs.places] for s in (self, other))
+        if mine == theirs:
+            self.inputs, other.inputs = other.inputs, self.inputs
+            self.arenas[0], other.arenas[0] = self.inputs, other.inputs
 
     def arm(self) -> None:
         """Fills the guards and poisons the outputs."""
@@ -355,7 +282,7 @@ class WorkloadCheck:
         sizes = [v.numel() for v in (*slots.outputs.views, *slots.inputs.views)]
         if len(slots.outputs.views) != 1 or max(sizes, default=0) > PROBE_ELEMENTS:
             return None
-        probe = self._reference.probe()
+        probe = self._references.probe(self._reference)
         if probe is None or tuple(probe.expected.shape) != tuple(slots.outputs.views[0].shape):
             return None
         slots.write(probe.inputs, probe.state)

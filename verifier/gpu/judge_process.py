@@ -25,12 +25,13 @@ import torch
 from verifier import racing, timing
 from verifier.errors import ProblemError
 from verifier.gpu.ceilings import ceilings
-from verifier.gpu.check import DoesNotFit, Found, Loaded, References, Stochastic, WorkloadCheck
+from verifier.gpu.check import DoesNotFit, Found, Loaded, WorkloadCheck
 from verifier.gpu.device import Device, open_device
 from verifier.gpu.link import Link, RunnerFailed
 from verifier.gpu.pairs import Pairs, TimedWrong
 from verifier.gpu.parts import Parts
 from verifier.gpu.protocol import FROM_RUNNER, FROM_SUPERVISOR, Channel, Gone, Message
+from verifier.gpu.references import References, Stochastic
 from verifier.gpu.runner import end_with_parent
 from verifier.gpu.sharing import runs_on, signs
 from verifier.gpu.visit import Fault, Request, Visit

@@ -152,7 +152,7 @@ class Link:
         return self._ask({"command": "steps", "name": name}).seconds
 
     def release(self) -> None:
-        """The runner gives all memory back and forgets the blocks; its programs stay loaded, to be bound again."""
+        """The runner gives its programs' memory back. They stay loaded and blocks mapped, to be bound again."""
         self._ask({"command": "release"})
 
     def drop(self) -> None:

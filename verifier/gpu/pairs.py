@@ -1,6 +1,7 @@
 """Timed blocks of a candidate and its base in one runner, as `verifier.timing` and `verifier.racing` want them.
 
-For every block all memory is allocated anew, and each call of the candidate gets inputs that it has never seen: what is
+From block to block the two sides exchange the memory of their inputs, so that an address that is better favours both
+alike, and outputs and scratch are allocated anew. Each call of the candidate gets inputs that it has never seen: what is
 left of earlier calls, wherever a kernel may keep it (a buffer of the graph, shared or local memory, cache), answers
 nothing. The inputs of later calls lie sealed in the runner's memory, each under a key that comes with the call. While
 calls are timed, the two sides never hold the same values. The caches are emptied before each call.
@@ -18,7 +19,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, Literal
 
@@ -109,7 +110,7 @@ class Pairs:
         """The candidate's mean time by the judge's own clock, calls back to back: above its honest time. Seconds."""
         if not self._open:
             self._renew("bound")
-        calls = 2 * self._pairs
+        calls = max(2, self._pairs)
         return self._link.time(["a"] * calls, flush=self._flush).host_seconds / calls
 
     def steps(self) -> StepTimes | None:
@@ -145,45 +146,52 @@ class Pairs:
 
     def close(self) -> None:
         """Drops everything from the runner and frees the slots. Raises RunnerFailed."""
+        arenas = [a for slots in self._open.values() for a in slots.arenas] + ([self._later] if self._later else [])
+        used, self._open, self._later = bool(arenas), {}, None
+        self._loaded.clear()
         try:
-            self._free()
-            if self._loaded:
-                self._loaded.clear()
+            if used:
                 self._link.drop()
         finally:
-            self._loaded.clear()
+            for arena in arenas:
+                arena.close()
 
     # -- one block's memory ------------------------------------------------------------------------
 
     def _renew(self, salt: str) -> None:
-        """New memory and inputs for both sides, in an order that nobody knows. Raises DoesNotFit."""
-        with self._link.part("free blocks"):
-            self._free()
-            self._refuse_large()
-            self._device.make_room(self._bytes_of_runner())
+        """New inputs for both sides, each in the other's memory of the block before; outputs and scratch in new memory.
+        Raises DoesNotFit.
+        """
         sides: list[Side] = ["a", "b"]
         if secrets.randbelow(2):
             sides.reverse()
+        if self._open:
+            self._link.release()
+            self._open["a"].exchange_inputs(self._open["b"])
+        else:
+            with self._link.part("timed slots"):
+                self._allocate(sides)
         start = time.perf_counter()
         values = self._inputs(salt)
         if time.perf_counter() - start > SLOW_INPUTS:
             self._most = 2
-        for number, side in enumerate(sides):
-            self._fill(side, values, number * _STEP)
+        for side in sides:
+            self._fill(side, values)
         graphs = {side: self._capture(side) for side in sides}
         self.graphs = (graphs["a"], graphs["b"])
         self.side = None
 
-    def _free(self) -> None:
-        """Gives back the last block's memory; the programs stay loaded."""
-        arenas = [a for slots in self._open.values() for a in slots.arenas] + ([self._later] if self._later else [])
-        held, self._open, self._later = bool(arenas), {}, None
-        try:
-            if held:
-                self._link.release()
-        finally:
-            for arena in arenas:
-                arena.close()
+    def _allocate(self, sides: Sequence[Side]) -> None:
+        """The slots of all blocks."""
+        self._refuse_large()
+        self._device.make_room(self._bytes_of_runner())
+        for number, side in enumerate(sides):
+            self.side = side
+            program = self._sides[side].program(self._reference.workload.name)
+            self._open[side] = Slots(
+                self._device, program, self._reference.state, number * _STEP, outputs=side == "a"
+            )  # fmt: skip
+        self._link.map([a for slots in self._open.values() for a in slots.arenas])
 
     def _bytes(self, *, outputs: bool = True) -> int:
         """Of inputs and outputs."""
@@ -204,21 +212,16 @@ class Pairs:
         programs = (loaded.program(self._reference.workload.name) for loaded in self._sides.values())
         return sum(s.bytes for program in programs for s in program.storages if s.origin != "input")
 
-    def _fill(self, side: Side, values: list[Any], number: int) -> None:
-        """Memory, inputs and program of one side; block numbers begin at `number`."""
+    def _fill(self, side: Side, values: list[Any]) -> None:
+        """Inputs and program of one side."""
         self.side = side
-        loaded, reference, link = self._sides[side], self._reference, self._link
-        program = loaded.program(reference.workload.name)
-        with link.part("timed slots"):
-            slots = Slots(self._device, program, reference.state, number, outputs=side == "a")
-        self._open[side] = slots
+        loaded, reference, link, slots = self._sides[side], self._reference, self._link, self._open[side]
         with link.part("timed write"):
             slots.write(values, reference.state)
             slots.arm()
         if side not in self._loaded:
             link.load(side, loaded.text, loaded.blobs, reference.workload.name)
             self._loaded.add(side)
-        link.map(slots.arenas)
         if side == "a" and self.alternatives():
             link.choose(side, self.choice)
         link.bind(side, slots.inputs, slots.state, slots.outputs, seed=reference.init_seed, setup=True, poison=False)
@@ -232,11 +235,7 @@ class Pairs:
         """
         made = self._reference.draw("task", f"{self._salt} {salt} call {looked}") if looked >= 0 else None
         wants = want_values(self._program, self._program.inputs)
-        with self._link.part("timed slots"):
-            if self._later is not None:
-                self._later.close()
-            self._later = later = Arena(self._device, 2 * _STEP, wants * (calls - 1))
-        sealed = []
+        later, sealed = self._room_for(wants * (calls - 1)), []
         for call in range(calls):
             values = made.inputs if made is not None and call == looked else self._inputs(f"{salt} call {call}")
             here = slice((call - 1) * len(wants), call * len(wants))
@@ -248,8 +247,17 @@ class Pairs:
                     sealed.append(Sealed(later.places[here], secrets.randbits(62)))
                     for place in range(here.start, here.stop):
                         seal(later.storage(place), sealed[-1].key, later.storage(place))
-        self._link.map([later])
         return made, sealed
+
+    def _room_for(self, wants: list[Want]) -> Arena:
+        """Shared memory for the inputs of later calls, that of the last block where it is large enough."""
+        if self._later is None or len(self._later.places) < len(wants):
+            with self._link.part("timed slots"):
+                if self._later is not None:
+                    self._later.close()
+                self._later = Arena(self._device, 2 * _STEP, wants)
+                self._link.map([self._later])
+        return self._later
 
     def _capture(self, side: Side) -> bool:
         self.side = side
@@ -264,7 +272,7 @@ class Pairs:
         outputs, checks = compared(program, slots.outputs.views, made, reference, "timed")
         if checks is None:
             if self._device.free_bytes() < 8 * self._bytes():
-                self._free()  # the float64 reference needs the room
+                self.close()  # the float64 reference needs the room
             checks = in_full(program, outputs, made, reference, "timed")
         for check in checks:
             if not check["passed"]:

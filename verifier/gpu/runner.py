@@ -200,6 +200,8 @@ class Runner:
     def _map(self, message: Message, turn: int) -> Reply:
         fds, message.fds = message.fds, []
         for fd, (number, nbytes) in zip(fds, message.header["blocks"], strict=True):
+            if number in self._blocks:
+                self._blocks.pop(number).close()
             self._blocks[number] = self._device.map(fd, nbytes)
         return Reply(turn=turn)
 
@@ -280,16 +282,17 @@ class Runner:
             program.release()
             program.replayer.close()
         self._programs.clear()
-        return self._release(message, turn)
-
-    def _release(self, message: Message, turn: int) -> Reply:
-        """Forgets all blocks and gives the programs' memory back."""
-        self._device.synchronize()
-        for program in self._programs.values():
-            program.release()
         for block in self._blocks.values():
             block.close()
         self._blocks.clear()
+        self._device.trim()
+        return Reply(turn=turn)
+
+    def _release(self, message: Message, turn: int) -> Reply:
+        """Gives the programs' memory back; blocks stay mapped."""
+        self._device.synchronize()
+        for program in self._programs.values():
+            program.release()
         self._device.trim()
         return Reply(turn=turn)
 

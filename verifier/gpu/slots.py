@@ -126,18 +126,19 @@ class Arena:
         self.block, self.fd = device.create(at + guard)
         self._gaps[-1] = (at, self.block.nbytes)  # blocks have whole pages: no place to keep anything in
         self.views = [view(self.block, place) for place in self.places]
+        self._guards = [self.block.bytes(start, end - start) for start, end in self._gaps]
         self._byte = 0
 
     def arm(self, byte: int) -> None:
         """Fills the guards with `byte`."""
         self._byte = byte
-        for start, end in self._gaps:
-            self.block.bytes(start, end - start).fill_(byte)
+        for guard in self._guards:
+            guard.fill_(byte)
 
     def broken(self) -> list[int]:
         """Guards that no longer hold their byte; guard i is before place i, the last is behind all."""
-        wrong = [(self.block.bytes(start, end - start) != self._byte).any() for start, end in self._gaps]
-        return torch.stack(wrong).nonzero().reshape(-1).tolist()
+        wrong = torch.stack([(guard != self._byte).any() for guard in self._guards]).tolist()
+        return [i for i, broken in enumerate(wrong) if broken]
 
     def storage(self, index: int) -> Tensor:
         """All bytes of place `index`, uint8."""
@@ -146,6 +147,7 @@ class Arena:
 
     def close(self) -> None:
         self.views.clear()
+        self._guards.clear()
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

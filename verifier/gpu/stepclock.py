@@ -16,7 +16,7 @@ from verifier.gpu.device import Call, Device
 from verifier.gpu.replay import Replayer
 
 MOST_STEPS = 2000
-RUNS = 5
+RUNS = 3
 _SPIN_CYCLES = 200_000
 _STEP_CYCLES = 200_000
 _MOST_CYCLES = 80_000_000

@@ -12,10 +12,10 @@ import torch
 from verifier.candidate import Candidate
 from verifier.gpu import judge_process
 from verifier.gpu.bench import joined
-from verifier.gpu.check import References
 from verifier.gpu.host_device import HostDevice
 from verifier.gpu.link import RunnerFailed
 from verifier.gpu.parts import Parts
+from verifier.gpu.references import References
 from verifier.gpu.supervisor import GpuWorker, Plans
 from verifier.gpu.visit import Request, Visit
 from verifier.interpreter.gate import Zygotes

@@ -1,0 +1,105 @@
+"""The references that a judge keeps from visit to visit, with what they gave.
+
+The task's own distribution is drawn anew for each visit. The other distributions are drawn once for a problem and seed:
+what a candidate leaves in its runner's memory could tell a later one their answers, never those of the task.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+
+from verifier.gpu.parts import Parts
+from verifier.problem import Problem, Workload
+from verifier.reference import Expected, Probe, Reference, Skip, bytes_of
+
+CACHE_BYTES = 8 << 30
+"""Of inputs and expected values that a judge keeps for the next visit with the same seed."""
+REFERENCES = 16
+"""References that a judge keeps, with their weights on the device."""
+
+
+class Stochastic(Exception):
+    """The reference is random given its inputs."""
+
+
+_Key = tuple[str, str, int]
+"""Problem, workload, seed."""
+
+
+class References:
+    """References by problem, workload and seed, the last few; and their draws, the last that fit in `most` bytes."""
+
+    def __init__(self, device: torch.device, most: int = CACHE_BYTES) -> None:
+        self._device, self._most = device, most
+        self._held: OrderedDict[_Key, Reference] = OrderedDict()
+        self._draws: OrderedDict[tuple[_Key, str, str], Expected | str] = OrderedDict()
+        self._probes: dict[_Key, Probe | None] = {}
+        self._repeatable: set[tuple[str, str]] = set()
+        self.part = Parts()
+
+    def get(self, problem: Problem, workload: Workload, seed: int) -> Reference:
+        """Builds it on first use. Raises ProblemError, Stochastic."""
+        key = (problem.id, workload.name, seed)
+        if key not in self._held:
+            made = Reference.create(problem, workload, seed, self._device)
+            if key[:2] not in self._repeatable and made.stochastic():
+                raise Stochastic("the reference is random given its inputs")
+            self._repeatable.add(key[:2])
+            self._held[key] = made
+            while len(self._held) > REFERENCES:
+                self._forget(self._held.popitem(last=False)[0])
+        self._held.move_to_end(key)
+        held = self._held[key]
+        held.part = self.part
+        return held
+
+    def draw(self, reference: Reference, name: str, salt: str) -> Expected | str:
+        """A draw, or why the reference cannot take it. `salt` makes the task's own values new; the other distributions
+        are drawn once."""
+        of = (reference.problem.id, reference.workload.name, reference.seed)
+        key = (of, name, salt if name == "task" else "")
+        if key not in self._draws:
+            if name == "task":
+                self._forget(of, name)
+            made: Expected | str
+            try:
+                made = reference.draw(name, key[2])
+            except Skip as reason:
+                made = str(reason)
+            if _size(made) > self._most // 8:
+                return made
+            self._draws[key] = made
+            while sum(map(_size, self._draws.values())) > self._most:
+                self._draws.popitem(last=False)
+        elif isinstance(held := self._draws[key], Expected) and _size(held) > self._most // 8:
+            del self._draws[key]  # its expected values were made since then
+            return held
+        self._draws.move_to_end(key)
+        return self._draws[key]
+
+    def probe(self, reference: Reference) -> Probe | None:
+        """The reference's; small ones, and that there is none, are kept."""
+        key = (reference.problem.id, reference.workload.name, reference.seed)
+        if key in self._probes:
+            return self._probes[key]
+        made = reference.probe()
+        if made is None or bytes_of([made.inputs, made.state, made.expected]) < self._most // 64:
+            self._probes[key] = made
+        return made
+
+    def clear(self) -> None:
+        self._probes.clear()
+        self._held.clear()
+        self._draws.clear()
+
+    def _forget(self, key: _Key, name: str = "") -> None:
+        if not name:
+            self._probes.pop(key, None)
+        for draw in [d for d in self._draws if d[0] == key and d[1].startswith(name)]:
+            del self._draws[draw]
+
+
+def _size(made: Expected | str) -> int:
+    return 0 if isinstance(made, str) else made.nbytes
