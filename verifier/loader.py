@@ -79,7 +79,8 @@ def render(problem: Problem, workload: Workload) -> str:
 
 
 def materialize(problem: Problem, workload: Workload) -> ModuleType:
-    """Executes the problem file with the workload's constants in a new module, registered in `sys.modules`.
+    """Executes the problem file with the workload's constants in a new module, registered in `sys.modules` until
+    `forget`.
 
     Imports PyTorch when the file does. Raises ProblemError.
     """
@@ -97,6 +98,12 @@ def materialize(problem: Problem, workload: Workload) -> ModuleType:
         del sys.modules[module.__name__]
         raise
     return module
+
+
+def forget(name: str, file: str) -> None:
+    """Takes a materialized module of that `__name__` and `__file__` out of the interpreter's tables."""
+    sys.modules.pop(name, None)
+    linecache.cache.pop(file, None)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ own TF32 instead.
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from verifier import inputs, numerics
 from verifier.interpreter.precise import Float64, RoundedOperands
-from verifier.loader import materialize, user_errors
+from verifier.loader import forget, materialize, user_errors
 from verifier.near import Near
 from verifier.problem import Precision, Problem, Workload
 from verifier.specs import encode, leaves, rebuild
@@ -143,7 +144,9 @@ class Reference:
             init = list(module.get_init_inputs())
             torch.manual_seed(init_seed)
             model = module.Model(*init).to(device)
-        return cls(problem, workload, seed, module.get_inputs, init, model, torch.device(device))
+        made = cls(problem, workload, seed, module.get_inputs, init, model, torch.device(device))
+        weakref.finalize(made, forget, module.__name__, str(module.__file__)).atexit = False
+        return made
 
     @property
     def init_seed(self) -> int:
