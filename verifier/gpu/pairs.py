@@ -1,10 +1,10 @@
 """Timed blocks of a candidate and its base in one runner, as `verifier.timing` and `verifier.racing` want them.
 
 From block to block the two sides exchange the memory of their inputs, so that an address that is better favours both
-alike, and outputs and scratch are allocated anew. Each call of the candidate gets inputs that it has never seen: what is
-left of earlier calls, wherever a kernel may keep it (a buffer of the graph, shared or local memory, cache), answers
-nothing. The inputs of later calls lie sealed in the runner's memory, each under a key that comes with the call. While
-calls are timed, the two sides never hold the same values. The caches are emptied before each call.
+alike, and outputs and scratch are allocated anew. Each call of the candidate gets inputs that it has never seen: what
+is left of earlier calls, wherever a kernel may keep it (a buffer of the graph, shared or local memory, cache),
+answers nothing. The inputs of later calls lie sealed in the runner's memory, each under a key that comes with the
+call. While calls are timed, the two sides never hold the same values. The caches are emptied before each call.
 
 Outputs are poisoned before each call. In blocks that are checked, the outputs of one call that the judge picks are
 compared like any other; no call knows whether it is that one.
@@ -27,7 +27,7 @@ from verifier.gpu.check import DoesNotFit, Loaded, Slots, compared, in_full, wri
 from verifier.gpu.device import Device
 from verifier.gpu.link import Link, RunnerFailed
 from verifier.gpu.protocol import Reply
-from verifier.gpu.slots import Arena, Sealed, seal, want_values
+from verifier.gpu.slots import Arena, Sealed, Want, seal, want_values
 from verifier.plan.schema import LaunchStep
 from verifier.reference import Expected, Reference
 from verifier.specs import leaves

@@ -23,6 +23,8 @@ from verifier.verdict import Status
 
 Make = Callable[..., Plans]
 Ask = Callable[..., Request]
+BUSY = Rules(max_blocks=3, max_seconds=30, host_share=0.0)
+"""A busy machine throws out no block."""
 SHORT = 0.6
 """Seconds of the deadline where something hangs."""
 
@@ -160,8 +162,7 @@ def test_a_random_reference_is_refused_by_name(
 
 
 def test_pairs_of_candidate_and_base(worker: GpuWorker, plans: Make, request_of: Ask) -> None:
-    rules = Rules(max_blocks=3, max_seconds=30)
-    visit = worker.visit(request_of(timed=("small",), rules=rules), plans("right", based=True))
+    visit = worker.visit(request_of(timed=("small",), rules=BUSY), plans("right", based=True))
     assert visit.status is None, visit.reason
     (timing,) = visit.timings
     assert timing.decided.blocks + sum(timing.decided.thrown.values()) == 3
@@ -182,7 +183,7 @@ def test_what_is_wrong_only_when_timed_is_wrong(worker: GpuWorker, plans: Make, 
 @pytest.mark.parametrize("kernel", ["keyed", "idle"])
 def test_memory_of_inputs_helps_no_timed_call(worker: GpuWorker, plans: Make, request_of: Ask, kernel: str) -> None:
     """Both take 5 ms on inputs that they have not seen, and next to nothing on others."""
-    request = request_of(timed=("small",), draws=("task",), repeats=1, probe=False, rules=Rules(max_blocks=3))
+    request = request_of(timed=("small",), draws=("task",), repeats=1, probe=False, rules=BUSY)
     visit = worker.visit(request, plans(kernel, based=True))
     assert visit.status is None, visit.reason
     (timing,) = visit.timings
