@@ -1,9 +1,12 @@
 """What a traced file can see of the process that traces it and an honest file does not depend on.
 
-Disguise 0 is what every plan is made in. A second trace wears another one: other names of file, module, folder, user,
-host and process, other addresses of memory, stream, device, another clock, other figures of memory and made-up times,
-another seed. `twice.py` compares both plans. What stays the same in all: that tensors are fake and that the recorder is
-there, the sandbox, and what decides an honest program (name, limits and capability of the device, alignment).
+Disguise 0 is what every plan is made in. A second trace wears another one: other names of file, module, folder, user
+and host, another distance between tensors, another stream, device, clock and figures of memory, other made-up times.
+`twice.py` compares both plans. What an honest file may take its random numbers from is drawn anew for every trace:
+addresses, the process id, the caller's seed.
+
+What stays the same in all: that tensors are fake and that the recorder is there, the sandbox, and what decides an
+honest program (name, limits and capability of the device, alignment).
 """
 
 from __future__ import annotations
@@ -18,24 +21,24 @@ import sys
 import time
 import types
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 NAME = "candidate"
 """Module and file of a candidate. Others have as many letters, so that compiled code stays comparable byte by byte."""
-_FIRST = 0x7A5C_0000_0000
+_ADDRESSES = range(0x7A00_0000_0000, 0x7F00_0000_0000, 1 << 21)
+"""Improbable numbers, so that an integer that points into the fake address space is known to be an address."""
+_chance = random.SystemRandom()
 _LETTERS = string.ascii_lowercase
 _CLOCKS = ("time", "monotonic", "perf_counter")
 
 
 @dataclass(frozen=True, slots=True)
 class Disguise:
-    """One appearance; the fields that disguise 0 leaves empty or None stay as the process has them."""
+    """One appearance. What disguise 0 leaves empty stays as the process has it."""
 
     name: str = NAME
-    first: int = _FIRST
-    """Start of the fake address space: improbable, so that an integer that points there is known to be an address."""
     gap: int = 1 << 20
     """Bytes between two storages."""
     stream: int = 0
@@ -45,38 +48,39 @@ class Disguise:
     used: int = 0
     """Device memory that is taken, bytes."""
     uuid: str = ""
-    seed: int = 0
-    """What the default random generators say that the caller seeded them with."""
     other: str = ""
     """Stem of the names of folder, user and host."""
-    pid: int = 0
     later: int = 0
     """Seconds by which all clocks are ahead."""
+    first: int = field(default_factory=lambda: _chance.choice(_ADDRESSES), compare=False)
+    """Start of the fake address space."""
+    pid: int = field(default_factory=lambda: _chance.randrange(1000, 60_000), compare=False)
+    seed: int = field(default_factory=lambda: _chance.getrandbits(31), compare=False)
+    """What the default random generators say that the caller seeded them with."""
 
     @classmethod
     def of(cls, number: int) -> Disguise:
-        """The disguise of a number; equal for equal numbers."""
+        """The disguise of a number. Equal for equal numbers, but for what is drawn anew."""
         if number == 0:
             return cls()
         draw = random.Random(number)
         word = functools.partial(draw.choices, _LETTERS)
         return cls(
             name="".join(word(k=len(NAME))),
-            first=draw.randrange(0x2000_0000_0000, 0x7000_0000_0000, 1 << 21),
-            gap=draw.randrange(1 << 20, 1 << 22, 512),
+            gap=draw.randrange(512, 8192, 512),
             stream=draw.randrange(0x5500_0000_0000, 0x5600_0000_0000, 16),
             milliseconds=draw.uniform(0.01, 0.9),
             used=draw.randrange(1 << 26, 1 << 29, 1 << 21),
             uuid=f"{draw.getrandbits(128):032x}",
-            seed=draw.getrandbits(31),
             other="".join(word(k=8)),
-            pid=draw.randrange(1000, 60_000),
             later=draw.randrange(1 << 10, 1 << 26),
         )
 
     def wear(self, workdir: Path) -> Path:
         """Puts the process-wide part on, for good; returns the folder that the file runs in, the current one."""
         _reseed_numpy()
+        _set(os, getpid=lambda: self.pid, getppid=lambda: self.pid - 7)
+        _kept.append([object() for _ in range(self.pid // 16)])  # so that new objects have other addresses
         if not self.other:
             os.chdir(workdir)
             return workdir
@@ -84,11 +88,9 @@ class Disguise:
         folder.mkdir()
         os.chdir(folder)
         self._rename(workdir, folder)
-        _set(os, getpid=lambda: self.pid, getppid=lambda: self.pid - 7)
         for clock in _CLOCKS:
             _set(time, **{clock: _ahead(getattr(time, clock), self.later),
                           f"{clock}_ns": _ahead(getattr(time, f"{clock}_ns"), self.later * 10**9)})  # fmt: skip
-        _kept.append([object() for _ in range(self.pid)])  # so that new objects have other addresses
         return folder
 
     def _rename(self, workdir: Path, folder: Path) -> None:

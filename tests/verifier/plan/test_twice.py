@@ -46,6 +46,8 @@ def test_disguises_differ_in_all_that_they_change() -> None:
     assert len(one.name) == len(NAME)
     for field in Disguise.__slots__:
         assert len({getattr(d, field) for d in (Disguise(), one, other)}) == 3, field
+    drawn = [Disguise(), Disguise()]
+    assert all(len({getattr(d, field) for d in drawn}) == 2 for field in ("first", "seed"))
 
 
 @pytest.mark.parametrize(
@@ -71,12 +73,15 @@ def test_equal_up_to_names_and_order(twice: Callable[..., Any], body: str) -> No
         + "        import random\n        self.c = random.random()\n    def forward(self, x): return relu(x) * self.c\n",
         INIT
         + "        import numpy as np\n        self.c = torch.tensor(np.random.rand(4, 4)).cuda()\n    def forward(self, x): return relu(x) + self.c.sum()\n",
+        INIT + "        self.c = id(self) % 4093\n    def forward(self, x): return relu(x) + self.c\n",
+        INIT
+        + "        self.c = torch.initial_seed()\n    def forward(self, x): return relu(x) + self.c + x.data_ptr() % 268435399\n",
         INIT
         + "        torch.manual_seed(torch.seed())\n        self.c = torch.rand(1024).cuda()\n    def forward(self, x): return relu(x) + self.c\n",
         INIT
         + "        import random\n        self.n = random.getrandbits(60)\n    def forward(self, x):\n        for i in range(60): x = relu(x) if i == 30 else x + 1 if self.n >> i & 1 else x * 2\n        return x\n",
     ],
-    ids=["random", "numpy", "seed", "operators"],
+    ids=["random", "numpy", "address of an object", "seed and address of a tensor", "seed", "operators"],
 )
 def test_chance_is_a_warning(twice: Callable[..., Any], body: str) -> None:
     found, controls = twice(body)
