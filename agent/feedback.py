@@ -102,8 +102,9 @@ def _measured(timings: list[WorkloadTiming]) -> Iterator[str]:
         if seen.candidate_seconds is None or seen.base_seconds is None:
             continue
         base = "reference" if item.base == "eager" else f"the baseline {item.base}"
+        live = " live, launch overhead included," if item.path == "live" else ""
         yield (
-            f"- workload {item.workload}: measured {seen.candidate_seconds * 1e6:.1f} us, "
+            f"- workload {item.workload}: measured{live} {seen.candidate_seconds * 1e6:.1f} us, "
             f"{base} {seen.base_seconds * 1e6:.1f} us, speed-up {seen.speedup or 0.0:.2f}x ({seen.decision})"
         )
 

@@ -134,9 +134,12 @@ def _isolation() -> list[Fact]:
 
 
 def _not_protected() -> list[Fact]:
-    """The list in the sandbox's own docstring, which is where it is kept."""
+    """The lists in the docstrings of the sandbox and of a live candidate's process, which is where they are kept."""
+    from verifier.gpu import contestant
     from verifier.sandbox import confine
 
-    listed = (confine.__doc__ or "").partition("What this does NOT protect against:")[2]
-    items = [" ".join(item.split()) for item in listed.split("\n- ")[1:]]
+    lists = [
+        (module.__doc__ or "").partition("What this does NOT protect against")[2] for module in (confine, contestant)
+    ]
+    items = [" ".join(item.split()) for listed in lists for item in listed.split("\n- ")[1:]]
     return [Fact(name="not protected", state="limited", text=item) for item in items]

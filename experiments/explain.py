@@ -147,7 +147,7 @@ def facts(verdict: Verdict) -> dict[str, str]:
     """Name of a fact to its text, in the order in which people read."""
     found = {
         "candidate": verdict.candidate, "problem": verdict.problem, "status": str(verdict.status),
-        "stage": str(verdict.stage), "reason": verdict.reason, "basis": verdict.basis,
+        "stage": str(verdict.stage), "reason": verdict.reason, "basis": verdict.basis, "path": verdict.path,
     }  # fmt: skip
     if verdict.score is not None:
         found[f"speed-up, {verdict.score_kind}"] = speedup(verdict.score)
@@ -188,11 +188,12 @@ def _times(verdict: Verdict) -> Facts:
         yield f"estimate, {estimate.workload}", seconds(estimate.seconds)
     for timing in verdict.profile.timings:
         shown = timing.confirmed or timing.decided
+        how = "measured live" if timing.path == "live" else "measured"
         if shown.candidate_seconds is not None:
-            yield f"measured, {timing.workload}", seconds(shown.candidate_seconds)
+            yield f"{how}, {timing.workload}", seconds(shown.candidate_seconds)
         if shown.lower is not None:
             text = f"{speedup(shown.log_ratio)}, {interval(timing)}, {shown.kind}"
-            yield f"measured speed-up, {timing.workload}", text
+            yield f"{how} speed-up, {timing.workload}", text
     for workload in verdict.profile.measured.workloads if verdict.profile.measured else ():
         yield f"share of starting kernels, {workload.workload}", f"{workload.gap_share:.0%}"
         for name, step in _numbered((s.name, s) for s in workload.steps):

@@ -37,11 +37,14 @@ def speedup(score: float | None) -> str:
 
 
 def interval(timing: WorkloadTiming) -> str:
-    """The interval of the speed-up that counts, as factors with its confidence, or a dash."""
+    """The interval of the speed-up that counts, as factors with its confidence, or a dash; and whether it was measured
+    live.
+    """
+    live = ", live by the host's clock" if timing.path == "live" else ""
     shown = timing.confirmed or timing.decided
     if shown.lower is None or shown.upper is None:
-        return "-"
-    return f"{math.exp(shown.lower):.3f} to {math.exp(shown.upper):.3f} ({shown.confidence:.0%})"
+        return f"-{live}"
+    return f"{math.exp(shown.lower):.3f} to {math.exp(shown.upper):.3f} ({shown.confidence:.0%}){live}"
 
 
 def gained(verdict: Verdict) -> str:
@@ -50,7 +53,8 @@ def gained(verdict: Verdict) -> str:
         return ""
     kind = "estimate" if verdict.score_kind == "estimate" else "measured"
     how = {"estimate": "", "measured": " and confirmed" if verdict.confirmed else ", not confirmed"}[kind]
-    return f"{speedup(verdict.score)}, {kind}{how}"
+    live = " live by the host's clock" if verdict.path == "live" else ""
+    return f"{speedup(verdict.score)}, {kind}{live}{how}"
 
 
 def file_words(file: FileRun) -> str:
@@ -85,7 +89,8 @@ def print_verdict(verdict: Verdict) -> None:
     console = _console()
     colour = COLOURS.get(verdict.status, "red")
     console.print(f"[bold {colour}]{verdict.status}[/] at stage {verdict.stage}: {_plain(verdict.reason)}")
-    console.print(f"candidate {verdict.candidate}  problem {escape(verdict.problem)}  basis {verdict.basis}")
+    live = ", the file itself run live" if verdict.path == "live" else ""
+    console.print(f"candidate {verdict.candidate}  problem {escape(verdict.problem)}  basis {verdict.basis}{live}")
     if gain := gained(verdict):
         console.print(f"speed-up {gain}")
     if verdict.file is not None:
@@ -146,6 +151,11 @@ def _kernels(console: Console, verdict: Verdict) -> None:
     console.print(table)
 
 
+def _clock(timing: WorkloadTiming) -> str:
+    """How it was timed where one side is no graph."""
+    return "not as graphs" if timing.path == "live" else "by events"
+
+
 def _timings(console: Console, verdict: Verdict) -> None:
     if not verdict.profile or not verdict.profile.timings:
         return
@@ -154,7 +164,7 @@ def _timings(console: Console, verdict: Verdict) -> None:
     table = Table("workload", "measured", base, over, "interval", "blocks", "decision", "from", "flags")
     for timing in verdict.profile.timings:
         shown = timing.confirmed or timing.decided
-        flags = " ".join((*shown.flags, *(() if all(timing.graphs) else ("by events",))))
+        flags = " ".join((*shown.flags, *(() if all(timing.graphs) else (_clock(timing),))))
         times = (_microseconds(t) for t in (shown.candidate_seconds, shown.base_seconds))
         table.add_row(
             timing.workload, *times, speedup(shown.log_ratio), interval(timing), str(shown.blocks), shown.decision,

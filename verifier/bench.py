@@ -59,6 +59,8 @@ class TestStage(Record):
     timings: tuple[WorkloadTiming, ...] = ()
     """Of the same visit to the GPU."""
     steps: tuple[StepTimes, ...] = ()
+    isolation: tuple[str, ...] = ()
+    """What confinement lacked for a process of the candidate on the GPU, where one ran."""
     ceilings: Ceilings | None = None
     """Both of that visit, for the measured profile."""
     seconds: dict[str, float] = Field(default_factory=dict)
@@ -77,8 +79,8 @@ class TestStage(Record):
 
     @property
     def undecided(self) -> bool:
-        """Whether a GPU has still to judge: it passed, or the interpreter could not run it."""
-        return self.report.basis == "interpreter" and self.status in (None, Status.UNTESTED)
+        """Whether a GPU has still to judge: it passed, or the interpreter could not run it, or nothing traces it."""
+        return self.report.basis == "interpreter" and self.status in (None, Status.UNTESTED, Status.UNTRACEABLE)
 
 
 class Bench(Protocol):

@@ -45,6 +45,7 @@ from verifier.plan import twice
 from verifier.plan.agreement import difference, read_calls, untested
 from verifier.plan.audit import audit, library_steps
 from verifier.plan.disguise import NAME, Disguise
+from verifier.plan.live_rules import live_findings, refuse_live
 from verifier.plan.reader import PlanError, read_plan
 from verifier.plan.schema import Plan
 from verifier.plan.triton_versions import version_findings
@@ -114,6 +115,17 @@ class _Profiled:
     diagnosis: tuple[Diagnostic, ...]
     shortfalls: tuple[Diagnostic, ...] = ()
     """Errors: work that the outputs need and the launches do not do."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveFile:
+    """What a live visit needs of a candidate that nothing traces."""
+
+    source: str
+    reason: str
+    """Why it cannot be traced."""
+    workloads: tuple[str, ...]
+    base: Base | None
 
 
 _NO_INTERPRETER = TestReport(
@@ -225,7 +237,9 @@ class Judge:
         with _timed(clock, "audit"):
             status, findings, plan = self._audited(candidate, job)
         if plan is None:
-            return self._refused(clock, status or Status.REJECTED, findings)
+            refused = self._refused(clock, status or Status.REJECTED, findings)
+            live = self._measured and status is Status.UNTRACEABLE
+            return self._for_live(candidate, refused) if live else refused
         if any(f.severity == "error" for f in findings):
             return self._compiled(candidate, clock, job, plan, findings, _Profiled((), (), (), ()))
         with _timed(clock, "profile"), ThreadPoolExecutor(1) as beside:
@@ -236,6 +250,10 @@ class Judge:
 
     def test(self, stage: CompileStage) -> TestStage:
         """The interpreter gate."""
+        if isinstance(stage.handle, LiveFile):
+            reason = f"it cannot be traced: {stage.handle.reason}"
+            report = TestReport(outcome="not_applicable", basis="interpreter", path="live", reason=reason, seconds=0.0)
+            return TestStage(report=report, status=Status.UNTRACEABLE, reason=stage.handle.reason)
         kept: Kept = stage.handle
         report = _NO_INTERPRETER if kept.cuda else self._gate(kept)
         seconds = {"interpret": report.seconds}
@@ -285,7 +303,11 @@ class Judge:
         return None
 
     def profile(self, stage: CompileStage, test: TestStage) -> ProfileReport:
-        """The analytic estimate and its diagnosis, and what the visit to a GPU measured where there was one."""
+        """The analytic estimate and its diagnosis, and what the visit to a GPU measured where there was one. Of a file
+        that ran live there is the measurement alone.
+        """
+        if isinstance(stage.handle, LiveFile):
+            return ProfileReport(timings=test.timings)
         kept: Kept = stage.handle
         made = kept.profiled
         report = ProfileReport(
@@ -327,6 +349,7 @@ class Judge:
             status=status,
             stage=stage,
             reason=reason,
+            path="plan" if test is None else test.report.path,
             basis="none" if test is None or test.report.outcome == "not_applicable" else test.report.basis,
             score=score,
             score_kind=kind,
@@ -335,7 +358,7 @@ class Judge:
             test=None if test is None else test.report,
             profile=profile,
             file=None if test is None else test.file,
-            isolation=isolation_gaps(),
+            isolation=isolation_gaps() if test is None or not test.isolation else test.isolation,
             versions=versions(),
             seconds=compile.seconds | ({} if test is None else test.seconds),
         )
@@ -470,6 +493,23 @@ class Judge:
         score = sum(weight * ratio for weight, ratio in found if ratio is not None) / sum(w for w, _ in found)
         return score, "measured" if self._measured else "estimate"
 
+    def _for_live(self, candidate: Candidate, refused: CompileStage) -> CompileStage:
+        """A file that nothing traces goes on to a live visit, where rules over its text and the policy allow that."""
+        found = live_findings(candidate.source, self.problem.library)
+        if why := refuse_live(self.problem.library):
+            found = (Diagnostic(severity="warning", code="not-live", message=why),)
+        blockers = [f.model_copy(update={"severity": "warning"}) for f in refused.report.findings]
+        before = refused.report.findings if why else tuple(blockers)
+        report = refused.report.model_copy(update={"findings": (*before, *found)})
+        if why:
+            return refused.model_copy(update={"report": report})
+        if errors := [f for f in found if f.severity == "error"]:
+            update = {"report": report, "status": Status.REJECTED, "reason": errors[0].message}
+            return refused.model_copy(update=update)
+        names = tuple(w.name for w in self._workloads())
+        kept = LiveFile(candidate.source, refused.reason, names, self._base)
+        return CompileStage(report=report, seconds=refused.seconds, handle=kept)
+
     def _refused(self, clock: dict[str, float], status: Status, found: tuple[Diagnostic, ...]) -> CompileStage:
         report = CompileReport(
             target=self.target, triton=version("triton"), findings=found, seconds=sum(clock.values())
@@ -569,8 +609,10 @@ def _decision(compile: CompileStage, test: TestStage | None) -> tuple[Status, St
         return Status.UNTESTED, Stage.COMPILE, "it compiles and was not tested"
     gpu = test.report.basis == "gpu"
     decided = Stage.CONFIRMATION if test.confirmation else None if gpu else Stage.INTERPRET
+    if test.status is Status.UNTRACEABLE and not gpu:
+        return test.status, Stage.COMPILE, test.reason
     if test.status is not None:
         return test.status, decided or Stage.CORRECTNESS, test.reason
-    where = "on the GPU" if gpu else "in the interpreter"
+    where = ("live on the GPU" if test.report.path == "live" else "on the GPU") if gpu else "in the interpreter"
     reason = f"{len(test.report.checks)} checks on {', '.join(test.report.workloads)} passed {where}"
     return Status.CORRECT, decided or (Stage.TIMING if test.timings else Stage.CORRECTNESS), reason

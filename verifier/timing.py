@@ -181,6 +181,9 @@ class WorkloadTiming(_Record):
     workload: str
     base: str = "eager"
     """Name of the baseline that it was timed against."""
+    path: Literal["plan", "live"] = "plan"
+    """What was timed: the plan by the GPU's events, or the candidate's own process by the judge's host clock, launch
+    overhead included."""
     decided: Timing
     confirmed: Timing | None = None
     graphs: tuple[bool, bool]

@@ -219,7 +219,7 @@ def _attempt(record: RunRecord, attempt: Attempt) -> dict[str, Any]:
         "operator": attempt.operator,
         "parents": attempt.parents,
         "status": attempt.status or attempt.state,
-        "speedup": speedup(attempt.score),
+        "speedup": speedup(attempt.score) + (" live" if any(t.path == "live" for t in _timings(last)) else ""),
         "intervals": "; ".join(interval(t) for t in _timings(last)) if attempt.score is not None else "",
         "confirmed": attempt.confirmed,
         "gpu": sum(sum(t.gpu.values()) for t in attempt.turns),

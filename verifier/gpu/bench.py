@@ -8,23 +8,25 @@ candidate's kernels may have left in their context. The judge's process stays: i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from verifier.bench import CONFIRM_SECONDS, EXAMINE_SECONDS, VISIT_SECONDS, CompileStage, TestStage
-from verifier.errors import InfrastructureError
 from verifier.gpu.examine import Examination
 from verifier.gpu.found import choose_target
 from verifier.gpu.nvml import describe
 from verifier.gpu.supervisor import GpuWorker, Plans
 from verifier.gpu.visit import Request, Visit
-from verifier.judge import Kept
+from verifier.judge import Kept, LiveFile
+from verifier.plan.live_rules import refuse_live
 from verifier.problem import Problem
 from verifier.timing import CONFIRMATION, Confirmation, WorkloadTiming
 from verifier.verdict import Diagnostic, FileRun, Status, TestReport
 
 _SPARE_SECONDS = 5.0
 """Of what is reserved, for starting and ending processes."""
+LIVE_SECONDS = VISIT_SECONDS - _SPARE_SECONDS
+"""Of a live visit: its candidate may build and compile in it."""
 _FEWEST = 8
 """Blocks of a confirmation on which one block takes seconds."""
 
@@ -71,15 +73,22 @@ class GpuBench:
         Where no check applies on the device, `test` comes back with a finding that says why. Raises
         InfrastructureError and ProblemError.
         """
+        if isinstance(stage.handle, LiveFile):
+            return joined(test, self._live(stage.handle, self._seed))
         kept: Kept = stage.handle
-        return joined(test, self._worker.visit(self._request(stage, kept, self._seed), plans_of(kept)))
+        visit = self._worker.visit(self._request(stage, kept, self._seed), plans_of(kept))
+        if visit.status is Status.UNTRACEABLE and not refuse_live(self.problem.library):
+            names = tuple(p.workload for p in kept.plan.programs)
+            visit = self._live(LiveFile(kept.source, visit.reason, names, kept.base), self._seed)
+        return joined(test, visit)
 
     def confirm(self, stage: CompileStage, test: TestStage) -> TestStage:
         """All of the visit again with another seed in a fresh runner, then times on fresh blocks."""
+        again = {"confirmation": rules_for(test.timings), "limit_seconds": CONFIRM_SECONDS - _SPARE_SECONDS}
+        if isinstance(stage.handle, LiveFile):
+            return confirmed(test, self._live(stage.handle, _other_seed(self._seed, stage), again))
         kept: Kept = stage.handle
-        request = self._request(stage, kept, _other_seed(self._seed, stage)).model_copy(
-            update={"confirmation": rules_for(test.timings), "limit_seconds": CONFIRM_SECONDS - _SPARE_SECONDS}
-        )
+        request = self._request(stage, kept, _other_seed(self._seed, stage)).model_copy(update=again)
         return confirmed(test, self._worker.visit(request, plans_of(kept), fresh_runner=True))
 
     def examine(self, stage: CompileStage, test: TestStage) -> TestStage:
@@ -87,6 +96,8 @@ class GpuBench:
         it out of bounds: it may fault on other memory, and the interpreter would have said the same. Races are
         warnings: the sanitizer knows too little of the barriers that Triton makes.
         """
+        if isinstance(stage.handle, LiveFile):
+            return test
         kept: Kept = stage.handle
         found = self._examination.run(
             kept,
@@ -112,7 +123,19 @@ class GpuBench:
         `timings` are those of its visit: the plan runs with the alternatives chosen there. What the file does wrong is
         in the answer. Raises InfrastructureError and ProblemError.
         """
-        raise InfrastructureError("the live path is not built yet")
+        kept: Kept = stage.handle
+        seed = _other_seed(self._seed, stage)
+        request = self._request(stage, kept, seed).model_copy(
+            update={"path": "file", "choices": {t.workload: t.choice for t in timings}, "limit_seconds": LIVE_SECONDS}
+        )
+        return self._worker.run_file(request, Plans(kept.plan_json, kept.blobs, source=kept.source))
+
+    def _live(self, file: LiveFile, seed: int, more: Mapping[str, Any] | None = None) -> Visit:
+        """The visit of a file that runs in a process of its own."""
+        plans = Plans(source=file.source)
+        if file.base is not None:
+            plans = Plans(base=file.base.plan, base_blobs=file.base.blobs, source=file.source)
+        return self._worker.visit(live_request(self.problem, file, seed).model_copy(update=more or {}), plans)
 
     def _request(self, stage: CompileStage, kept: Kept, seed: int) -> Request:
         traced = tuple(p.workload for p in kept.plan.programs)
@@ -126,6 +149,21 @@ class GpuBench:
             base="" if kept.base is None else kept.base.name,
             limit_seconds=VISIT_SECONDS,
         )
+
+
+def live_request(problem: Problem, file: LiveFile, seed: int) -> Request:
+    """The visit of a file that nothing traces."""
+    timed = frozenset[str]() if file.base is None else file.base.workloads
+    return Request(
+        path="live",
+        problem=problem,
+        seed=seed,
+        salt=hashlib.sha256(f"{seed}/{file.source}".encode()).hexdigest(),
+        workloads=file.workloads,
+        timed=tuple(n for n in file.workloads if n in timed),
+        base="" if file.base is None else file.base.name,
+        limit_seconds=LIVE_SECONDS,
+    )
 
 
 def rules_for(timings: Sequence[WorkloadTiming]) -> Confirmation:
@@ -147,10 +185,13 @@ def joined(test: TestStage, visit: Visit) -> TestStage:
     seconds = test.seconds | {f"gpu {part}": spent for part, spent in visit.seconds.items()}
     if visit.status is not None:
         reason = visit.reason or visit.test.reason
-        return TestStage(report=report, status=visit.status, reason=reason, seconds=seconds, parts=visit.parts)
+        return TestStage(
+            report=report, status=visit.status, reason=reason, seconds=seconds, parts=visit.parts,
+            isolation=visit.isolation,
+        )  # fmt: skip
     return TestStage(
         report=report, timings=visit.timings, steps=visit.steps, ceilings=visit.ceilings, seconds=seconds,
-        parts=visit.parts,
+        parts=visit.parts, isolation=visit.isolation,
     )  # fmt: skip
 
 
@@ -161,8 +202,9 @@ def confirmed(test: TestStage, visit: Visit) -> TestStage:
     if visit.status is not None:
         reason = f"it passed once, and fails on other inputs in a fresh process: {visit.reason or report.reason}"
         return TestStage(
-            report=report, status=visit.status, reason=reason, seconds=seconds, parts=visit.parts, confirmation=True
-        )
+            report=report, status=visit.status, reason=reason, seconds=seconds, parts=visit.parts, confirmation=True,
+            isolation=visit.isolation,
+        )  # fmt: skip
     missing = {t.workload for t in test.timings} - {t.workload for t in visit.timings if t.confirmed is not None}
     if report.outcome == "not_applicable" or missing:
         said = [report.reason, *(f.message for f in report.findings if f.code == "not-timed"), "no times came of it"]
@@ -170,7 +212,7 @@ def confirmed(test: TestStage, visit: Visit) -> TestStage:
     report = report.model_copy(update={"traffic": test.report.traffic, "findings": _all(report, test.report)})
     return TestStage(
         report=report, timings=visit.timings, steps=visit.steps, ceilings=visit.ceilings, seconds=seconds,
-        parts=visit.parts, confirmation=True,
+        parts=visit.parts, confirmation=True, isolation=visit.isolation,
     )  # fmt: skip
 
 

@@ -64,10 +64,10 @@ class Found:
     precision: str | None = None
     status: Status | None = None
 
-    def fail(self, status: Status, code: str, message: str) -> None:
+    def fail(self, status: Status, code: str, message: str, line: int | None = None) -> None:
         if self.status is None:
             self.status = status
-        self.findings.append(Diagnostic(severity="error", code=code, message=message))
+        self.findings.append(Diagnostic(severity="error", code=code, message=message, line=line))
 
     def wrong(self) -> bool:
         return self.status is not None or any(not c.passed for c in self.checks)

@@ -16,12 +16,11 @@ from torch import Tensor
 
 from verifier.gpu import cuda
 from verifier.gpu.cuda import CudaError
-from verifier.gpu.device import Call, Captured, Failure, Timed
+from verifier.gpu.device import Call, Capturable, Captured, Failure, Timed
 from verifier.gpu.graph import CapturedProgram
 from verifier.gpu.launch import CudaLauncher, Launcher
 from verifier.gpu.memory import ReplayError, Span
 from verifier.gpu.protocol import FailureKind
-from verifier.gpu.replay import Replayer
 
 _CLOCK_CYCLES = 400_000
 """Cycles that a spinning kernel counts to read the SM clock, about 0.2 ms; calls queue up behind it meanwhile."""
@@ -93,6 +92,8 @@ class CudaDevice:
         self.architecture = f"sm_{major}{minor}"
         self.highest_hz: float | None = 1e3 * cuda.device_attribute("CLOCK_RATE")
         self._flush: Tensor | None = None
+        self._pinned: Tensor | None = None
+        self._peeking: Any = None
         self._unit = self._granularity()
 
     def create(self, nbytes: int) -> tuple[CudaBlock, int]:
@@ -132,6 +133,24 @@ class CudaDevice:
     def synchronize(self) -> None:
         torch.cuda.synchronize()
 
+    def nothing(self) -> None:
+        torch.cuda._sleep(1)  # type: ignore[no-untyped-call]
+
+    def peek(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """By a copy engine, which serves this process while the processors serve another one."""
+        size = sum(part.numel() for part in parts)
+        if self._pinned is None or self._pinned.numel() < size:
+            self._pinned = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+            self._peeking = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        found, at = [], 0
+        with torch.cuda.stream(self._peeking):
+            for part in parts:
+                found.append(self._pinned[at : at + part.numel()])
+                found[-1].copy_(part, non_blocking=True)
+                at += part.numel()
+        self._peeking.synchronize()
+        return [part.clone() for part in found]
+
     def free_bytes(self) -> int:
         cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
         return int(torch.cuda.mem_get_info()[0]) + cached
@@ -148,9 +167,9 @@ class CudaDevice:
         self._flush = None
         torch.cuda.empty_cache()
 
-    def capture(self, replayer: Replayer) -> Captured | None:
+    def capture(self, program: Capturable) -> Captured | None:
         try:
-            return CapturedProgram(replayer)
+            return CapturedProgram(program)
         except (RuntimeError, CudaError, ReplayError):
             torch.cuda.synchronize()  # raises where the context is lost
             return None

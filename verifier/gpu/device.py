@@ -16,7 +16,6 @@ from torch import Tensor
 
 from verifier.gpu.launch import Launcher
 from verifier.gpu.protocol import FailureKind
-from verifier.gpu.replay import Replayer
 
 
 class Block(Protocol):
@@ -62,6 +61,16 @@ class Call(NamedTuple):
     after: Callable[[], object]
 
 
+class Capturable(Protocol):
+    """A program that can run: a `Replayer`, or a contestant's."""
+
+    def run(self) -> list[Tensor]: ...
+
+    def restore(self) -> None: ...
+
+    def forward(self) -> list[Tensor]: ...
+
+
 class Captured(Protocol):
     """A program as a graph; its outputs stay where they are."""
 
@@ -95,6 +104,14 @@ class Device(Protocol):
 
     def synchronize(self) -> None: ...
 
+    def nothing(self) -> None:
+        """Launches a kernel that does next to nothing."""
+        ...
+
+    def peek(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """Contiguous uint8 parts of memory as they are now, on the host. Waits for no kernel of another process."""
+        ...
+
     def free_bytes(self) -> int:
         """Memory that could still be had."""
         ...
@@ -111,7 +128,7 @@ class Device(Protocol):
         """Gives back memory that torch keeps for later."""
         ...
 
-    def capture(self, replayer: Replayer) -> Captured | None:
+    def capture(self, program: Capturable) -> Captured | None:
         """A graph of a bound program, None where it cannot be one. Raises what a lost context raises."""
         ...
 

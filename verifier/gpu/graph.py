@@ -5,22 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from verifier.gpu.replay import Replayer
+from verifier.gpu.device import Capturable
 
 
 class CapturedProgram:
-    """`forward` of a bound and set-up replayer as a graph. Its inputs and outputs stay where they are.
+    """`forward` of a bound program that is set up, as a graph. Its inputs and outputs stay where they are.
 
     The program must have run once: library handles and lazy initialisation must be past before a capture. Raises
     RuntimeError (of torch) or CudaError where a step cannot be captured; the context survives that.
     """
 
-    def __init__(self, replayer: Replayer) -> None:
-        self.replayer = replayer
-        replayer.restore()
+    def __init__(self, program: Capturable) -> None:
+        program.restore()
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self.outputs: list[Tensor] = replayer.forward()
+            self.outputs: list[Tensor] = program.forward()
 
     def replay(self) -> None:
         """One call of forward; state that forward changes is not restored."""

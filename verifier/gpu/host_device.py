@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from verifier.gpu.device import Call, Captured, Failure, Timed
+from verifier.gpu.device import Call, Capturable, Captured, Failure, Timed
 from verifier.gpu.launch import Launcher
-from verifier.gpu.replay import Replayer
 from verifier.plan.schema import Alternative, KernelImage
 
 Kernel = Callable[[Alternative, Sequence[int]], None]
@@ -92,6 +91,12 @@ class HostDevice:
     def synchronize(self) -> None:
         return None
 
+    def nothing(self) -> None:
+        return None
+
+    def peek(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        return [part.clone() for part in parts]
+
     def free_bytes(self) -> int:
         return _FREE
 
@@ -104,7 +109,7 @@ class HostDevice:
     def trim(self) -> None:
         return None
 
-    def capture(self, replayer: Replayer) -> Captured | None:
+    def capture(self, program: Capturable) -> Captured | None:
         return None
 
     def time(self, calls: Sequence[Call], flush: bool) -> Timed:

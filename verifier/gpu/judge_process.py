@@ -28,6 +28,8 @@ from verifier.gpu.ceilings import ceilings
 from verifier.gpu.check import DoesNotFit, Found, Loaded, WorkloadCheck
 from verifier.gpu.device import Device, open_device
 from verifier.gpu.link import Link, RunnerFailed
+from verifier.gpu.live_file import FileWork
+from verifier.gpu.live_visit import ContestLink, LiveSteps
 from verifier.gpu.pairs import Pairs, TimedWrong
 from verifier.gpu.parts import Parts
 from verifier.gpu.protocol import FROM_RUNNER, FROM_SUPERVISOR, Channel, Gone, Message
@@ -40,7 +42,7 @@ from verifier.plan.reader import PlanError, read_plan
 from verifier.problem import Workload
 from verifier.reference import Reference
 from verifier.timing import WorkloadTiming
-from verifier.verdict import Ceilings, Diagnostic, Record, Status, StepTimes, TestReport
+from verifier.verdict import Ceilings, Diagnostic, FileRun, Record, Status, StepTimes, TestReport
 
 _PATIENCE = 60.0
 _RACE_SECONDS = 60.0
@@ -84,7 +86,15 @@ class Judge:
         self._references = References(device.torch_device)
         self._plans = Plans()
         self._link: Link | None = None
+        self._contestant: ContestLink | None = None
         self._ceilings: Ceilings | None = None
+
+    def take_contestant(self, message: Message) -> None:
+        """Takes over the line to a contestant, for the next visit."""
+        self._drop_contestant()
+        end, flags = message.fds
+        channel = Channel(socket.socket(fileno=end), FROM_RUNNER)
+        self._contestant = ContestLink(channel, flags, 10.0, self._device.synchronize)
 
     def take_runner(self, message: Message) -> None:
         """Takes over the runner's socket and page of flags."""
@@ -105,17 +115,30 @@ class Judge:
             self._drop_runner()
             raise
 
-    def visit(self, request: Request, blobs: dict[str, bytes]) -> Visit:
+    def visit(self, request: Request, blobs: dict[str, bytes]) -> Visit | FileRun:
         """Raises ProblemError where the problem's file is at fault."""
-        work = _Visit(self._device, self._references, self._plans, self._link, request, blobs)
+        work = self._work(request, blobs)
         try:
+            if isinstance(work, _LiveVisit) and request.path == "file":
+                return work.run_file()
             answer = work.run()
             return answer.model_copy(update={"ceilings": self._peaks()}) if answer.steps else answer
         finally:
-            if work.lost:
+            if work.runner_lost:
                 self._drop_runner()
+            self._drop_contestant()
             gc.collect()
             self._device.trim()
+
+    def _work(self, request: Request, blobs: dict[str, bytes]) -> _Visit:
+        if self._link is None or (request.path != "plan" and self._contestant is None):
+            raise RuntimeError("a visit without a process for the candidate")
+        if self._contestant is None or request.path == "plan":
+            return _Visit(self._device, self._references, self._plans, self._link, request, blobs)
+        work = _LiveVisit(self._device, self._references, self._plans, self._contestant, request, blobs)
+        work.runner, self._contestant.build_seconds = self._link, request.build_seconds
+        self._link.deadline, self._link.budget = request.command_seconds, request.limit_seconds / 2
+        return work
 
     def _peaks(self) -> Ceilings | None:
         """Measured once; None where this device has none, or no room for it."""
@@ -123,6 +146,11 @@ class Judge:
             with suppress(RuntimeError):  # out of memory, or a product that this build cannot do
                 self._ceilings = ceilings(self._device.torch_device)
         return self._ceilings
+
+    def _drop_contestant(self) -> None:
+        if self._contestant is not None:
+            self._contestant.close()
+        self._contestant = None
 
     def _drop_runner(self) -> None:
         if self._link is not None:
@@ -133,12 +161,12 @@ class Judge:
 class _Visit:
     """What happens to one request."""
 
+    path: Literal["plan", "live"] = "plan"
+
     def __init__(
-        self, device: Device, references: References, plans: Plans, link: Link | None, request: Request,
+        self, device: Device, references: References, plans: Plans, link: Link, request: Request,
         blobs: dict[str, bytes],
     ) -> None:  # fmt: skip
-        if link is None:
-            raise RuntimeError("a visit without a runner")
         self._device, self._references, self._link, self._request = device, references, link, request
         self._plans = plans
         self._blobs, self._found = blobs, Found()
@@ -149,14 +177,17 @@ class _Visit:
         link.deadline, link.budget = request.command_seconds, request.limit_seconds / 2
         self._part = references.part = link.part
 
+    @property
+    def runner_lost(self) -> bool:
+        return self.lost
+
     def run(self) -> Visit:
         start = time.perf_counter()
         checked = start
         try:
             self._found.findings += signs(self._device.other_bytes(), (), None)
             with self._part("plan"):
-                candidate = self._loaded("plan")
-            self._refuse_target(candidate)
+                candidate = self._candidate()
             self._check(candidate)
             checked = time.perf_counter()
             if not self._found.wrong() and self._found.checks:
@@ -169,7 +200,7 @@ class _Visit:
             if failed.kind == "unsupported":
                 self._excuse = str(failed)
             else:
-                self._found.fail(failed.status, failed.kind, str(failed))
+                self._found.fail(failed.status, failed.kind, str(failed), failed.line)
             if not failed.lost:
                 self._clear()
         except TimedWrong as wrong:
@@ -185,6 +216,11 @@ class _Visit:
         end = time.perf_counter()
         checked = checked if checked > start else end
         return self._answer({"check": checked - start, "time": end - checked})
+
+    def _candidate(self) -> Loaded:
+        candidate = self._loaded("plan")
+        self._refuse_target(candidate)
+        return candidate
 
     def _loaded(self, name: str) -> Loaded:
         """A plan of the request, read strictly."""
@@ -324,13 +360,29 @@ class _Visit:
             outcome, checks = "not_applicable", ()
             reason = reason or "the reference takes no distribution"
         report = TestReport(
-            outcome=outcome, basis="gpu", reason=reason, workloads=self._request.workloads, checks=checks,
-            skipped_draws=found.skipped, findings=tuple(findings), precision=found.precision, seconds=seconds["check"],
+            outcome=outcome, basis="gpu", path=self.path, reason=reason, workloads=self._request.workloads,
+            checks=checks, skipped_draws=found.skipped, findings=tuple(findings), precision=found.precision,
+            seconds=seconds["check"],
         )  # fmt: skip
         return Visit(
             status=status, reason=reason, test=report, timings=tuple(self._timings), steps=tuple(self._steps),
-            runner_lost=self.lost, seconds=seconds, parts=dict(self._part.seconds),
+            runner_lost=self.runner_lost, seconds=seconds, parts=dict(self._part.seconds),
         )  # fmt: skip
+
+
+class _LiveVisit(LiveSteps, _Visit):
+    """A request whose candidate runs in a contestant."""
+
+    path = "live"
+
+    @property
+    def runner_lost(self) -> bool:
+        return self.base_lost
+
+    def run_file(self) -> FileRun:
+        """Raises ProblemError."""
+        work = FileWork(self._device, self._references, self._link, self.runner, self._request)
+        return work.run(self._loaded("plan"), self._blobs["source"])
 
 
 def serve(channel: Channel, judge: Judge) -> None:
@@ -343,6 +395,9 @@ def serve(channel: Channel, judge: Judge) -> None:
             return
         if message.header["do"] == "runner":
             judge.take_runner(message)
+            continue
+        if message.header["do"] == "contestant":
+            judge.take_contestant(message)
             continue
         fault: Fault | None = None
         answer: Record | None = None
@@ -357,7 +412,8 @@ def serve(channel: Channel, judge: Judge) -> None:
             fault = Fault(kind="ours", message=traceback.format_exc()[-4000:])
         done: Record | None = fault or answer
         assert done is not None
-        header: dict[str, Any] = {"visit" if fault is None else "fault": done.model_dump(mode="json")}
+        kind = "fault" if fault is not None else "file" if isinstance(answer, FileRun) else "visit"
+        header: dict[str, Any] = {kind: done.model_dump(mode="json")}
         channel.send(header, seconds=_PATIENCE)
         if fault is not None and fault.kind == "ours":
             return

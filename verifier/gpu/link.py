@@ -30,6 +30,10 @@ STATUS: dict[str, Status] = {
     "plan-refused": Status.REJECTED,
     "wrote-past": Status.OUT_OF_BOUNDS,
     "unexpected": Status.RUNTIME_ERROR,
+    "raised": Status.RUNTIME_ERROR,
+    "build-failed": Status.COMPILE_ERROR,
+    "no-model": Status.UNPARSABLE,
+    "other-output": Status.WRONG,
 }
 """What a failure of the runner says about the candidate."""
 
@@ -46,16 +50,19 @@ _WORDS: dict[str, str] = {
     "plan-refused": "the plan is malformed",
     "wrote-past": "a kernel wrote outside of every tensor",
     "unexpected": "it failed",
+    "build-failed": "its native code does not build",
 }
 _SEND_SECONDS = 30.0
+_CALL_SPIN = 0.1
+"""Seconds of a call in which its end is seen at once."""
 
 
 class RunnerFailed(Exception):
     """A command that did not end well. `lost`: the runner must be replaced."""
 
-    def __init__(self, kind: Kind, text: str, *, lost: bool) -> None:
+    def __init__(self, kind: Kind, text: str, *, lost: bool, line: int | None = None) -> None:
         super().__init__(f"{_WORDS[kind]}: {text}" if kind in _WORDS else text)
-        self.kind, self.lost = kind, lost
+        self.kind, self.lost, self.line = kind, lost, line
 
     @property
     def status(self) -> Status:
@@ -86,7 +93,7 @@ class Link:
         self.budget = math.inf
         """Seconds that are left for all commands of a visit together."""
         self.part = Parts(settle)
-        self._turn, self._asked = 0, 0.0
+        self._turn, self._asked, self._calls = 0, 0.0, 0
         self._ended: RunnerFailed | None = None
 
     def close(self) -> None:
@@ -120,9 +127,9 @@ class Link:
         said = {str(k): v for k, v in choice.items()}
         return bool(self._ask({"command": "choose", "name": name, "choice": said}).captured)
 
-    def capture(self, name: str) -> bool:
-        """Makes a program ready for `time`; whether it became a graph."""
-        return bool(self._ask({"command": "capture", "name": name}).captured)
+    def capture(self, name: str, *, graph: bool = True) -> bool:
+        """Makes a program ready for `time` and `calls`; whether it became a graph, which only `graph` allows."""
+        return bool(self._ask({"command": "capture", "name": name, "graph": graph}).captured)
 
     def time(
         self, order: Sequence[str], *, flush: bool, changed: Sequence[str] = (),
@@ -146,6 +153,39 @@ class Link:
         if not done or len(reply.seconds) != len(order):
             raise self._lost(ProtocolError("it did not time what it was asked to"))
         return TimedReply(reply, host)
+
+    def begin_calls(self, name: str, count: int, *, give: bool, idle: bool) -> None:
+        """A program gets ready for `count` calls; between them nothing else may be asked. `give`: a call ends when its
+        outputs are in their slots. `idle`: every other call, from the first on, does next to nothing; for runners."""
+        self._flags.set(Flags.GO, 0)
+        self._send({"command": "calls", "name": name, "count": count, "give": give, "idle": idle})
+        self._calls = 0
+
+    def near(self) -> None:
+        """The next call is about to come."""
+        self._flags.set(Flags.NEAR, Flags.call(self._turn, self._calls))
+
+    def call(self) -> float:
+        """Seconds of one call, from go to done."""
+        value = Flags.call(self._turn, self._calls)
+        self._calls += 1
+        self._asked = time.monotonic()
+        start = time.perf_counter()
+        self._flags.set(Flags.GO, value)
+        if not self._flags.wait(Flags.DONE, value, self.deadline, unless=self._channel.pending, spin=_CALL_SPIN):
+            self._receive(0.2)  # raises what it says, or that it says nothing
+            raise self._lost(ProtocolError("it did not run what it was asked to"))
+        seconds = time.perf_counter() - start
+        self.budget -= seconds
+        return seconds
+
+    def end_calls(self) -> None:
+        """After the last call, or to call it off."""
+        if self._ended is not None:
+            raise self._ended
+        self._asked = time.monotonic()
+        self._flags.set(Flags.GO, Flags.STOP)
+        self._receive()
 
     def steps(self, name: str) -> tuple[float, ...]:
         """Seconds of each forward step as the runner claims them, then those of a tiny kernel."""
@@ -193,7 +233,7 @@ class Link:
         finally:
             self.budget -= time.monotonic() - self._asked
         if reply.failure is not None:
-            failed = RunnerFailed(reply.failure, reply.text, lost=reply.lost)
+            failed = RunnerFailed(reply.failure, reply.text, lost=reply.lost, line=reply.line)
             self._ended = failed if reply.lost else None
             raise failed
         return reply

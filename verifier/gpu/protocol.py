@@ -179,7 +179,7 @@ def _poll(end: socket.socket, event: int, seconds: float) -> bool:
 
 FailureKind = Literal[
     "illegal-address", "device-assert", "launch-failed", "out-of-memory", "load-failed", "unsupported", "not-replayed",
-    "plan-refused", "wrote-past", "unexpected",
+    "plan-refused", "wrote-past", "unexpected", "raised", "build-failed", "no-model", "other-output",
 ]  # fmt: skip
 Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
 
@@ -193,6 +193,8 @@ class Reply(BaseModel):
     """Number of the command that it answers."""
     failure: FailureKind | None = None
     text: Annotated[str, Field(max_length=4000)] = ""
+    line: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
+    """Line of the candidate's file, where its own Python failed."""
     lost: bool = False
     """Its context is lost: it ends now."""
     captured: bool | None = None

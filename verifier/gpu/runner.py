@@ -69,6 +69,7 @@ class _Program:
             self.last = self.replayer.forward()
         else:
             self.graph.replay()
+            self.last = self.graph.outputs
 
     def prepare(self, fresh: list[Tensor], key: int) -> None:
         """Before a timed call: other inputs where given, state as at the start, scratch and outputs poisoned."""
@@ -83,8 +84,13 @@ class _Program:
             if said.storages[said.values[value].storage].origin == "forward":
                 all_bytes(made).fill_(NAN_BYTE if made.dtype.is_floating_point or made.dtype.is_complex else ODD_BYTE)
 
-    def capture(self, device: Device) -> None:
-        """Makes it ready to be timed. Its first run is not in a graph, nor is any where that cannot be."""
+    def capture(self, device: Device, *, graph: bool) -> None:
+        """Makes it ready to be timed. Its first run is not in a graph, nor is any where that cannot or must not be."""
+        if not graph:
+            self.unready()
+            self.run()
+            self.ready = True
+            return
         if not self.known.get(self.choice, False):
             self.run()
             device.synchronize()
@@ -147,7 +153,8 @@ class Runner:
         self._plans: dict[bytes, Plan] = {}
         self._commands: dict[str, Callable[[Message, int], Reply]] = {
             "load": self._load, "map": self._map, "bind": self._bind, "run": self._run, "choose": self._choose,
-            "capture": self._capture, "time": self._time, "steps": self._steps, "release": self._release,
+            "capture": self._capture, "time": self._time, "calls": self._calls, "steps": self._steps,
+            "release": self._release,
             "drop": self._drop,
         }  # fmt: skip
 
@@ -241,7 +248,7 @@ class Runner:
     def _capture(self, message: Message, turn: int) -> Reply:
         """Makes a program ready for timing: as a graph where it can be one."""
         program = self._programs[message.header["name"]]
-        program.capture(self._device)
+        program.capture(self._device, graph=message.header["graph"])
         return Reply(turn=turn, captured=program.graph is not None)
 
     def _time(self, message: Message, turn: int) -> Reply:
@@ -260,6 +267,25 @@ class Runner:
         self._flags.set(Flags.DONE, turn)
         return Reply(turn=turn, seconds=tuple(timed.seconds), untimed_seconds=timed.untimed_seconds,
                      clock_hz=timed.clock_hz)  # fmt: skip
+
+    def _calls(self, message: Message, turn: int) -> Reply:
+        """One call for each go of the judge, timed by its own clock; `give`: done comes when the outputs are in their
+        slots; `idle`: calls 0, 2, 4 ... do next to nothing."""
+        program, header = self._programs[message.header["name"]], message.header
+        for i in range(header["count"]):
+            program.prepare(None)
+            self._device.synchronize()
+            if not self._flags.wait_go(turn, i, _PATIENCE):
+                break
+            if header["idle"] and i % 2 == 0:
+                self._device.nothing()
+            else:
+                program.call()
+                if header["give"]:
+                    program.give()
+            self._device.synchronize()
+            self._flags.set(Flags.DONE, Flags.call(turn, i))
+        return Reply(turn=turn)
 
     def _steps(self, message: Message, turn: int) -> Reply:
         """Seconds of each step of forward, then those of a tiny kernel. Outputs are not given to the judge."""

@@ -163,9 +163,12 @@ class Sealed:
 
 
 class Flags:
-    """Three counters in a page of host memory that judge and runner map: `ready`, `go` and `done`."""
+    """Counters in a page of host memory that judge and runner map: `ready`, `go` and `done`, and `near`, which says
+    that a go is about to come."""
 
-    GO, DONE, READY = 0, 64, 128
+    GO, DONE, READY, NEAR = 0, 64, 128, 192
+    STOP = (1 << 64) - 1
+    """A go that means that no further call comes."""
 
     def __init__(self, fd: int) -> None:
         """Maps the memory file `fd`, which stays the caller's."""
@@ -174,16 +177,36 @@ class Flags:
     def set(self, counter: int, value: int) -> None:
         _COUNT.pack_into(self._page, counter, value)
 
-    def wait(self, counter: int, value: int, seconds: float, *, unless: Callable[[], bool] = lambda: False) -> bool:
-        """Waits until a counter has the value; whether it came in time. After a while of spinning it asks `unless`."""
+    def wait(
+        self, counter: int, value: int, seconds: float, *, unless: Callable[[], bool] = lambda: False,
+        spin: float = _SPIN_SECONDS,
+    ) -> bool:  # fmt: skip
+        """Waits until a counter has the value; whether it came in time. After `spin` seconds it sleeps in between and
+        asks `unless`."""
         start = time.perf_counter()
         while _COUNT.unpack_from(self._page, counter)[0] != value:
             waited = time.perf_counter() - start
             if waited > seconds:
                 return False
-            if waited > _SPIN_SECONDS:
+            if waited > spin:
                 if unless() and _COUNT.unpack_from(self._page, counter)[0] != value:
                     return False
+                time.sleep(50e-6)
+        return True
+
+    @staticmethod
+    def call(turn: int, index: int) -> int:
+        """The value of `go`, `near` and `done` for one call of a command."""
+        return turn << 20 | (index + 1)
+
+    def wait_go(self, turn: int, index: int, seconds: float) -> bool:
+        """Waits for the go of a call; False where none came or no further call comes. Sleeps only until one is near, so
+        that a call does not begin late."""
+        value, start = self.call(turn, index), time.perf_counter()
+        while (now := _COUNT.unpack_from(self._page, self.GO)[0]) != value:
+            if now == self.STOP or time.perf_counter() - start > seconds:
+                return False
+            if _COUNT.unpack_from(self._page, self.NEAR)[0] != value:
                 time.sleep(50e-6)
         return True
 

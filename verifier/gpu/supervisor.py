@@ -26,9 +26,11 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from verifier.errors import InfrastructureError, ProblemError
+from verifier.gpu.contest import Contestants
 from verifier.gpu.protocol import FROM_RUNNER, TO_SUPERVISOR, Channel, Expired, Gone, ProtocolError
 from verifier.gpu.visit import Fault, Request, Visit, read_answer
 from verifier.sandbox.zygote import clean_environment
+from verifier.verdict import FileRun
 
 CUDA_DEVICE = "verifier.gpu.cuda_device:open_device"
 START_SECONDS = 180.0
@@ -41,16 +43,20 @@ _LOG_BYTES = 2000
 
 @dataclass(frozen=True, slots=True)
 class Plans:
-    """The candidate's plan as JSON with its blobs, and the base's where times are asked for."""
+    """The candidate's plan as JSON with its blobs, or its source where the file itself runs, or both; and the base's
+    plan where times are asked for."""
 
-    plan: Mapping[str, Any]
-    blobs: Mapping[str, bytes]
+    plan: Mapping[str, Any] | None = None
+    blobs: Mapping[str, bytes] = field(default_factory=dict)
     base: Mapping[str, Any] | None = None
     base_blobs: Mapping[str, bytes] = field(default_factory=dict)
+    source: str | None = None
 
     def packed(self) -> dict[str, bytes]:
         """Blobs of the message to the judge."""
-        made = {"plan": json.dumps(self.plan).encode(), **{f"plan/{k}": v for k, v in self.blobs.items()}}
+        made = {} if self.source is None else {"source": self.source.encode()}
+        if self.plan is not None:
+            made |= {"plan": json.dumps(self.plan).encode(), **{f"plan/{k}": v for k, v in self.blobs.items()}}
         if self.base is not None:
             made |= {"base": json.dumps(self.base).encode(), **{f"base/{k}": v for k, v in self.base_blobs.items()}}
         return made
@@ -169,6 +175,7 @@ class GpuWorker:
         inherited.setdefault("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))  # measured ceilings
         self._environ = clean_environment({**_NO_CUDA_BEFORE_FORK, **inherited, **(environ or {})}, paths)
         self._spare_count = spares
+        self._contestants = Contestants(device, self._environ, paths)
         self._lock = threading.Lock()
         self._judge: _Process | None = None
         self._channel: Channel | None = None
@@ -199,13 +206,25 @@ class GpuWorker:
         with self._lock:
             self._end_judge()
             self._end_nursery()
+            self._contestants.close()
 
     def visit(self, request: Request, plans: Plans, *, fresh_runner: bool = False) -> Visit:
-        """Has one plan judged; `fresh_runner`: in a runner that met no plan before. Raises InfrastructureError (also
-        for a judge that died: the next visit has another one), ProblemError for the problem's file, ValueError where
-        times are asked for without a base.
+        """Has one candidate judged, live where `request.path` says so; `fresh_runner`: in a runner that met no plan
+        before. Raises InfrastructureError (also for a judge that died: the next visit has another one), ProblemError
+        for the problem's file, ValueError where times are asked for without a base.
         """
-        if request.timed and plans.base is None:
+        answer = self._answered(request, plans, fresh_runner=fresh_runner)
+        assert isinstance(answer, Visit)
+        return answer.model_copy(update={"isolation": self._contestants.gaps}) if plans.source is not None else answer
+
+    def run_file(self, request: Request, plans: Plans) -> FileRun:
+        """Has a candidate's file run live beside its plan. Raises what `visit` raises."""
+        answer = self._answered(request, plans, fresh_runner=False)
+        assert isinstance(answer, FileRun)
+        return answer
+
+    def _answered(self, request: Request, plans: Plans, *, fresh_runner: bool) -> Visit | FileRun:
+        if request.timed and request.path != "file" and plans.base is None:
             raise ValueError("times need a base")
         with self._lock:
             if fresh_runner:
@@ -227,17 +246,27 @@ class GpuWorker:
         runner = [self._runner.pid] if self._runner else []
         return {"judge": judge, "nursery": nursery, "runner": runner, "spare": [s.pid for s in self._spares]}
 
-    def _ask(self, request: Request, plans: Plans) -> Visit | Fault:
+    def _ask(self, request: Request, plans: Plans) -> Visit | FileRun | Fault:
         channel = self._ready()
         assert self._judge is not None
+        seconds = request.limit_seconds + START_SECONDS
+        contestant = None if plans.source is None else self._contestants.start(seconds)
         try:
+            if contestant is not None:
+                contestant.hand_over(channel)
             header = {"do": "visit", "request": request.model_dump(mode="json")}
             channel.send(header, plans.packed(), seconds=_SEND_SECONDS)
             return read_answer(channel.receive(seconds=request.limit_seconds).header)
         except (Gone, Expired, ProtocolError) as error:
             raise InfrastructureError(f"the judge gave no answer: {error}; {tail(self._judge.log)}") from None
+        finally:
+            if contestant is not None:
+                contestant.end()
 
-    def _settle(self, answer: Visit | Fault, request: Request) -> Visit:
+    def _settle(self, answer: Visit | FileRun | Fault, request: Request) -> Visit | FileRun:
+        if isinstance(answer, FileRun):
+            self._end_runner()  # what it ran is one of many: cheaper than to ask whether it is whole
+            return answer
         if isinstance(answer, Visit):
             if answer.runner_lost:
                 self._end_runner()

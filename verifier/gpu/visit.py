@@ -8,12 +8,14 @@ from pydantic import Field
 
 from verifier.problem import Problem
 from verifier.timing import RULES, Confirmation, Rules, WorkloadTiming
-from verifier.verdict import Ceilings, Record, Status, StepTimes, TestReport
+from verifier.verdict import Ceilings, FileRun, Record, Status, StepTimes, TestReport
 
 
 class Request(Record):
     """One visit. The plans and their blobs travel beside it."""
 
+    path: Literal["plan", "live", "file"] = "plan"
+    """Replay the plan; run the candidate's own Python; run that beside its plan (the answer is a `FileRun`)."""
     problem: Problem
     seed: int
     """Secret; weights follow from it, and with `salt` inputs and expected values. A judge keeps the last weights."""
@@ -36,10 +38,17 @@ class Request(Record):
     rules: Rules = RULES
     steps: bool = True
     """Time each step of what was timed."""
+    choices: dict[str, dict[int, int]] = Field(default_factory=dict)
+    """Of a file's plan: workload to forward step to alternative."""
     confirmation: Confirmation | None = None
     """Confirm on fresh blocks after the decision, by these rules."""
     command_seconds: float = Field(default=10.0, gt=0)
     """Deadline of one command of the runner."""
+    disturbance: float = Field(default=1.05, gt=1)
+    """Live: time of the base beside the candidate over its time alone, and of the judge's own work right before the
+    candidate's calls over that before the base's, above which there are no times."""
+    build_seconds: float = Field(default=40.0, gt=0)
+    """Deadline of what may build or compile, live: loading the file, a set-up, the first run after one."""
     limit_seconds: float = Field(default=600.0, gt=0)
     """Of the whole visit; passing it is our fault."""
 
@@ -57,6 +66,8 @@ class Visit(Record):
     """What the device reaches at best, where steps were timed."""
     runner_lost: bool = False
     """The runner was replaced."""
+    isolation: tuple[str, ...] = ()
+    """What confinement lacked for the candidate's own process, where that ran."""
     seconds: dict[str, float] = Field(default_factory=dict)
     """Wall seconds: check, time."""
     parts: dict[str, float] = Field(default_factory=dict)
@@ -72,6 +83,8 @@ class Fault(Record):
     line: int | None = None
 
 
-def read_answer(header: dict[str, Any]) -> Visit | Fault:
+def read_answer(header: dict[str, Any]) -> Visit | FileRun | Fault:
     """The judge's answer to a request."""
+    if "file" in header:
+        return FileRun.model_validate(header["file"])
     return Fault.model_validate(header["fault"]) if "fault" in header else Visit.model_validate(header["visit"])

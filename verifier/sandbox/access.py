@@ -22,6 +22,13 @@ _SYSTEM = (
     *("/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo"),
     *("/sys/devices/system/cpu", "/sys/devices/system/node"),
 )
+_TOOLCHAIN = (
+    *("/usr/bin", "/bin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/libexec", "/usr/lib/gcc"),
+    *("/usr/local/cuda", "/usr/include", "/etc/alternatives"),
+)
+"""Compilers that Triton's launcher and C++ extensions need."""
+_DRIVER = ("/usr/local/nvidia", "/sys/bus/pci", "/sys/devices", "/sys/module", "/sys/class")
+_NODES = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia[0-9]*")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 _TRITON_TOOLS = ("ptxas", "ptxas-blackwell", "cuobjdump", "nvdisasm")
 _MOST_LINKS = 40
@@ -40,17 +47,25 @@ class Access:
     run: tuple[Path, ...]
     """Programs that may be executed."""
     devices: tuple[Path, ...]
+    nodes: tuple[Path, ...] = ()
+    """Devices that take ioctl as well: those of a GPU."""
 
 
-def for_jobs(paths: Iterable[Path]) -> Access:
-    """Access for jobs of this interpreter; `paths` are folders that the caller adds for reading."""
+def for_jobs(paths: Iterable[Path], *, device: bool = False) -> Access:
+    """Access for jobs of this interpreter; `paths` are folders that the caller adds for reading. With `device` jobs may
+    use the machine's GPUs and build native code for them.
+    """
     tools = _triton_tools()
     granted = [*_python_folders(), *_project_packages(), *map(Path, _SYSTEM), *_library_path(), *paths]
+    if device:
+        tools += [*map(Path, _TOOLCHAIN), *_scripts()]
+        granted += [*map(Path, _TOOLCHAIN), *map(Path, _DRIVER)]
     return Access(
         read=_outermost(granted),
         listing=_existing([PROJECT_ROOT]),
         run=_existing([*tools, _LOADER] if tools else []),
         devices=_existing(map(Path, _DEVICES)),
+        nodes=_existing(sorted(found for name in _NODES for found in Path("/dev").glob(name))) if device else (),
     )
 
 
@@ -98,6 +113,12 @@ def _triton_tools() -> list[Path]:
         return []
     folder = Path(spec.submodule_search_locations[0], "backends", "nvidia", "bin")
     return [folder / name for name in _TRITON_TOOLS]
+
+
+def _scripts() -> list[Path]:
+    """Where installed programs lie, for example ninja, in this environment and inside packages."""
+    folders = [Path(sysconfig.get_path("scripts")), Path(sysconfig.get_path("purelib"), "ninja")]
+    return [folder for folder in folders if folder != Path("/")]
 
 
 def _existing(paths: Iterable[Path]) -> tuple[Path, ...]:

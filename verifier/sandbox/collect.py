@@ -40,7 +40,7 @@ class Collected:
     output: bytearray = field(default_factory=bytearray)
     output_bytes: int = 0
     stopped: str = ""
-    """Why the client had it killed: empty, `timeout`, `answer` or `output` (too large)."""
+    """Why the client had it killed: empty, `timeout`, `asked`, `answer` or `output` (too large)."""
     report: dict[str, Any] = field(default_factory=dict)
     """The warm process's report on how it ended."""
 
@@ -48,13 +48,19 @@ class Collected:
 class Collector:
     """Reads the pipes of one job. Arguments are descriptors; the caller closes them."""
 
-    def __init__(self, *, ready: int, answer: int, output: int, channel: int, limits: Limits) -> None:
+    def __init__(
+        self, *, ready: int, answer: int, output: int, channel: int, limits: Limits, until: int | None = None
+    ) -> None:
+        """`until`: when there is something to read, the job is ended."""
         self._sinks = {ready: self._take_ready, answer: self._take_answer, output: self._take_output}
         self._ready, self._channel, self._limits = ready, channel, limits
         self._poll = select.poll()
         for descriptor in (*self._sinks, channel):
             os.set_blocking(descriptor, False)
             self._poll.register(descriptor, select.POLLIN)
+        self._until = until
+        if until is not None:
+            self._poll.register(until, select.POLLIN)
         self._deadline = time.monotonic() + _READY_SECONDS
         self._got = Collected()
 
@@ -67,6 +73,9 @@ class Collector:
             for descriptor, _ in self._poll.poll(max(0.0, left) * 1000):
                 if descriptor == self._channel:
                     self._take_report()
+                elif descriptor == self._until:
+                    self._poll.unregister(descriptor)
+                    self._stop("asked")
                 else:
                     self._pull(descriptor)
         for descriptor in list(self._sinks):

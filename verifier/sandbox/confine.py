@@ -37,7 +37,6 @@ from verifier.sandbox.landlock import Rule
 from verifier.sandbox.limits import Limits
 
 LAYERS = frozenset({"user", "pid", "net", "mount", "landlock", "seccomp"})
-MAX_DESCRIPTORS = 256
 _PROC_FILES = ("cpuinfo", "meminfo", "stat", "sys/vm/overcommit_memory")
 
 
@@ -56,6 +55,8 @@ class Confinement:
     own_user: bool
     """The warm process lives in a user namespace, in which it holds capabilities."""
     layers: frozenset[str] = LAYERS
+    device: bool = False
+    """Jobs use a GPU: they have its nodes, may run compilers and speak over sockets that they were handed."""
 
 
 def rules(granted: Access) -> tuple[Rule, ...]:
@@ -66,6 +67,7 @@ def rules(granted: Access) -> tuple[Rule, ...]:
         landlock.LIST: granted.listing,
         landlock.RUN: granted.run,
         landlock.DEVICE: granted.devices,
+        landlock.DEVICE_IOCTL: granted.nodes,
     }
     return tuple(Rule.on(path, rights) for rights, paths in by_rights.items() for path in paths)
 
@@ -76,10 +78,11 @@ def limit(limits: Limits, mapped: int) -> None:
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_CPU: limits.cpu_seconds + 1,  # of each process; the warm process watches the sum
         resource.RLIMIT_FSIZE: limits.file_bytes,
-        resource.RLIMIT_NOFILE: MAX_DESCRIPTORS,
-        resource.RLIMIT_AS: mapped + limits.memory_bytes,
+        resource.RLIMIT_NOFILE: limits.descriptors,
         resource.RLIMIT_MEMLOCK: 1 << 20,
     }
+    if not limits.map_freely:
+        caps[resource.RLIMIT_AS] = mapped + limits.memory_bytes
     for kind, cap in caps.items():
         _, most = resource.getrlimit(kind)
         value = cap if most == resource.RLIM_INFINITY else min(cap, most)
@@ -106,7 +109,7 @@ def confine(how: Confinement, limits: Limits, folder: Path | None, uid: int) -> 
     gaps = _gaps(how, dropped=drop)
     if kernel.NATIVE and "seccomp" in how.layers:
         try:
-            seccomp.install(None if how.own_pids else os.getpid())
+            seccomp.install(None if how.own_pids else os.getpid(), device=how.device)
         except OSError as error:
             gaps.append(f"No system call filter ({error.strerror}): sockets and signals stay open to a job.")
     return workdir, gaps

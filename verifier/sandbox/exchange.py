@@ -29,6 +29,10 @@ class Request:
     blobs: Mapping[str, bytes]
     limits: Limits
     confined: bool
+    passed: tuple[int, ...] = ()
+    """Descriptors for the job itself."""
+    until: int | None = None
+    """A descriptor that ends the job when there is something to read."""
 
 
 def exchange(control: socket.socket, request: Request, *, private_folder: bool) -> tuple[Collected, float]:
@@ -48,10 +52,11 @@ def exchange(control: socket.socket, request: Request, *, private_folder: bool) 
             channel, channel_end = socket.socketpair()
             ours.enter_context(channel)
             theirs.enter_context(channel_end)
-            _send(control, request, [asked, answer_end, output_end, ready_end, channel_end.fileno()])
+            _send(control, request, [asked, answer_end, output_end, ready_end, channel_end.fileno(), *request.passed])
         collector = Collector(
-            ready=ready, answer=answer, output=output, channel=channel.fileno(), limits=request.limits
-        )
+            ready=ready, answer=answer, output=output, channel=channel.fileno(), until=request.until,
+            limits=request.limits,
+        )  # fmt: skip
         got = collector.collect()
     if "failed" in got.report:
         raise SandboxError(str(got.report["failed"]))

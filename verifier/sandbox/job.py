@@ -23,6 +23,10 @@ from verifier.sandbox import confine, kernel, wire
 from verifier.sandbox.confine import Confinement
 from verifier.sandbox.limits import Limits
 
+MAX_PASSED = 4
+"""Descriptors that a client may pass to a job."""
+passed: tuple[int, ...] = ()
+"""Descriptors that the client passed to this job, in its child."""
 _NO_ANSWER = 70
 _FRAMES = 12
 _MAX_ERROR = 6000
@@ -30,12 +34,14 @@ _MAX_ERROR = 6000
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """Descriptors of one job: the request to read, the answer, output and ready notes to write."""
+    """Descriptors of one job: the request to read, the answer, output and ready notes to write, and what the client
+    passes on to the job itself."""
 
     request: int
     answer: int
     output: int
     ready: int
+    passed: tuple[int, ...] = ()
 
 
 def run(ends: Ends, how: Confinement | None, uid: int, environ: Mapping[str, str], mapped: int) -> NoReturn:
@@ -56,8 +62,10 @@ def nothing(payload: Any, blobs: dict[str, bytes], workdir: Path) -> tuple[Any, 
 
 
 def _serve(ends: Ends, how: Confinement | None, uid: int, environ: Mapping[str, str], mapped: int) -> None:
+    global passed
     try:
         _own_descriptors(ends)
+        passed = ends.passed
         header, blobs = wire.unpack(_read_all(ends.request))
         limits = Limits(**header["limits"])
         folder = Path(header["folder"]) if header["folder"] else None
@@ -85,7 +93,7 @@ def _own_descriptors(ends: Ends) -> None:
     nothing = os.open("/dev/null", os.O_RDONLY)
     for source, target in ((nothing, 0), (ends.output, 1), (ends.output, 2)):
         os.dup2(source, target)
-    kernel.close_all_but({0, 1, 2, ends.request, ends.answer, ends.ready})
+    kernel.close_all_but({0, 1, 2, ends.request, ends.answer, ends.ready, *ends.passed})
     faulthandler.enable(2, all_threads=False)
 
 

@@ -23,3 +23,7 @@ class Limits:
     """Processes and threads together."""
     result_bytes: int = 256 << 20
     """The answer: JSON and blobs."""
+    descriptors: int = 256
+    """Open files of each process."""
+    map_freely: bool = False
+    """No cap on address space: the driver of a GPU reserves more than any machine has. What is touched is capped."""

@@ -72,6 +72,8 @@ def _decide(got: Collected, limits: Limits) -> _Decision:
 def _stopped(why: str, limits: Limits) -> _Decision:
     if why == "timeout":
         return "timeout", None, {}, f"ran longer than {limits.wall_seconds:g} s"
+    if why == "asked":
+        return "crash", None, {}, "ended because it was no longer needed"
     if why == "output":
         return "crash", None, {}, f"wrote more than {MAX_OUTPUT} bytes of output"
     return "crash", None, {}, f"sent an answer of more than {limits.result_bytes} bytes"

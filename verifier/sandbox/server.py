@@ -93,17 +93,17 @@ class Server:
 
     def _accept(self, poll: select.poll) -> bool:
         """Start the job of one request; False when the client has closed."""
-        data, ends, _, _ = socket.recv_fds(self.control, _MAX_REQUEST, 5, socket.MSG_CMSG_CLOEXEC)
+        data, ends, _, _ = socket.recv_fds(self.control, _MAX_REQUEST, 5 + job.MAX_PASSED, socket.MSG_CMSG_CLOEXEC)
         if not data:
             return False
-        request, answer, output, ready, channel = ends
+        request, answer, output, ready, channel, *passed = ends
         asked = json.loads(data)
         try:
-            self._fork(asked, job.Ends(request, answer, output, ready), channel, poll)
+            self._fork(asked, job.Ends(request, answer, output, ready, tuple(passed)), channel, poll)
         except OSError as error:
             _tell(channel, {"failed": f"the job could not be forked: {error}"})
             os.close(channel)
-        for descriptor in (request, answer, output, ready):
+        for descriptor in (request, answer, output, ready, *passed):
             os.close(descriptor)
         return True
 
@@ -238,7 +238,7 @@ def _warm_up(
     own_user: bool,
     own_pids: bool,
 ) -> Server:
-    granted = access.for_jobs([Path(path) for path in config["paths"]])
+    granted = access.for_jobs([Path(path) for path in config["paths"]], device=config["device"])
     root = namespaces.own_mounts(layers, granted, Path(config["root"]), gaps)
     own_proc = root is not None and own_pids and namespaces.own_proc()
     watching = namespaces.proc_is_ours()
@@ -257,7 +257,7 @@ def _warm_up(
     pages.gather()
     if os.geteuid() == 0 and root is None and not namespaces.others_may_enter(granted):
         layers -= {"user"}
-    how = Confinement(confine.rules(granted), root, own_pids, own_proc, own_user, layers)
+    how = Confinement(confine.rules(granted), root, own_pids, own_proc, own_user, layers, config["device"])
     return Server(control, how, config["environ"], 0, None, watching)
 
 

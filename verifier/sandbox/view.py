@@ -30,10 +30,10 @@ def build(root: Path, granted: Access) -> None:
     for folder in (WORK_FOLDER, Path("/proc")):
         _inside(root, folder).mkdir()
     _make_links(root)
-    for device in granted.devices:
+    for device in (*granted.devices, *granted.nodes):
         _mount_point(root, device)
     kernel.make_read_only(root)
-    for device in granted.devices:
+    for device in (*granted.devices, *granted.nodes):
         _bind(root, device)
 
 

@@ -80,13 +80,16 @@ class Zygote:
         environ: Mapping[str, str] | None = None,
         paths: Sequence[Path] = (),
         without: Collection[str] = (),
+        device: bool = False,
     ) -> None:
         """`preload`: modules that the server imports. `environ`: variables of the server and of each job,
         added to a clean environment. `paths`: import roots that jobs may read. `without`: layers to leave out
-        (names in `confine.LAYERS`), for tests of older kernels.
+        (names in `confine.LAYERS`), for tests of older kernels. `device`: jobs may use the GPUs and build native
+        code; the preloaded modules must not start CUDA.
         """
         self._preload, self._environ = tuple(preload), dict(environ or {})
         self._paths, self._without = tuple(path.resolve() for path in paths), tuple(without)
+        self._device = device
         self._lock = threading.Lock()
         self._server: _Server | None = None
 
@@ -128,8 +131,13 @@ class Zygote:
         *,
         limits: Limits | None = None,
         confined: bool = True,
+        passed: Sequence[int] = (),
+        until: int | None = None,
     ) -> JobResult:
         """Run `job` ("package.module:function") in a forked child and wait for its end.
+
+        `passed` are descriptors that the job finds in `verifier.sandbox.job.passed`; they stay open here. `until` is
+        one that ends the job when there is something to read.
 
         Whatever the job does is in the result. Raises SandboxError when the server dies or a layer that the
         kernel has cannot be put on, TypeError or ValueError when the request itself is no JSON.
@@ -137,7 +145,9 @@ class Zygote:
         if not all(job.partition(":")):
             raise ValueError(f"a job is package.module:function, not {job!r}")
         server = self._running()
-        request = Request(job, payload, blobs or {}, limits or Limits(), confined=confined)
+        request = Request(
+            job, payload, blobs or {}, limits or Limits(), confined=confined, passed=tuple(passed), until=until
+        )
         try:
             got, seconds = exchange(server.control, request, private_folder=server.private_folder)
         except ServerStuck:
@@ -189,6 +199,7 @@ class Zygote:
             "environ": self._environ,
             "paths": [str(path) for path in self._paths],
             "without": self._without,
+            "device": self._device,
             "root": str(server.root),
         }
         server.control.settimeout(_START_SECONDS)

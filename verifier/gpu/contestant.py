@@ -1,0 +1,326 @@
+"""The contestant: the process in which a candidate's own Python runs on the device, where the runner would stand.
+
+A confined job (`verifier.sandbox`, with the GPU's nodes) that the supervisor starts anew for each candidate and ends
+with all it started. It speaks the runner's protocol: `load` brings the source instead of a plan. It has no reference,
+no expected value, no seed of inputs and no line to anything but its judge, which believes nothing that it says: a
+`Reply` is text and numbers within caps, values are copied by the judge, time is the judge's own clock.
+
+What this does NOT protect against, beside what `sandbox/confine.py` lists:
+
+- The GPU driver. The candidate speaks to it by ioctl, which no filter looks into; a hole in the driver or in the
+  device's firmware opens the machine. The device's nodes are all there, also those of other GPUs.
+- Load on the device. Its kernels share the GPU with the judge and the base while it lives. What slows the base down is
+  refused by comparing it with the base alone; what slows the judge down costs the candidate its own time limit.
+- Compilers. A live job may execute the system's programs and build native code; the layers hold those as they hold it.
+- The driver's own messages between processes and its counters (clocks, memory in use, names of other processes).
+"""
+
+from __future__ import annotations
+
+import json
+import linecache
+import os
+import socket
+import sys
+import traceback
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from verifier.gpu.device import Block, Captured, Device, open_device
+from verifier.gpu.protocol import FROM_JUDGE, Channel, FailureKind, Gone, Message, Reply
+from verifier.gpu.slots import Flags, Place, view
+from verifier.sandbox import job
+from verifier.specs import dtype_of, leaves, rebuild
+
+FILE = "candidate.py"
+_PATIENCE = 60.0
+_TEXT = 2000
+
+
+class NoModel(Exception):
+    """The file defines no class `ModelNew`."""
+
+
+class OtherOutput(Exception):
+    """What forward returned is not what the reference returns: number, shape or dtype. One sentence."""
+
+
+class LiveProgram:
+    """The candidate's model on one workload. Reads like a `Replayer` where `Device.capture` needs one."""
+
+    def __init__(self, make: Callable[[], Any], device: torch.device, arguments: Mapping[str, Any]) -> None:
+        """`make` builds the model; `arguments` is the spec of those of `forward`."""
+        self._make, self._device, self._spec = make, device, arguments
+        self.inputs: list[Tensor] = []
+        self.slots: list[Tensor] = []
+        self.seed = 0
+        self.graph: Captured | None = None
+        self._arguments: list[Any] = []
+        self._model: Any = None
+        self._kept: list[tuple[Tensor, Tensor, int]] = []
+        self._last: list[Tensor] = []
+
+    def bind(self, inputs: list[Tensor], slots: list[Tensor]) -> None:
+        """Where its arguments are and where its outputs go."""
+        self.unready()
+        self.inputs, self.slots = inputs, slots
+        self._arguments = rebuild(dict(self._spec), iter(inputs))
+
+    def build(self, state: Mapping[str, Tensor]) -> None:
+        """A new model, seeded, with the values of `state` where names and shapes match."""
+        torch.manual_seed(self.seed)
+        model = self._make()
+        if isinstance(model, nn.Module):
+            model = model.to(self._device)
+            own = dict(model.state_dict())
+            for name, given in state.items():
+                if name in own and own[name].shape == given.shape:
+                    own[name].copy_(given)
+            self._kept = [(b, b.clone(), b._version) for b in model.buffers()]
+        self._model = model
+
+    def restore(self) -> None:
+        """Puts back the buffers that forward changed."""
+        for i, (buffer, kept, version) in enumerate(self._kept):
+            if buffer._version != version:
+                buffer.copy_(kept)
+                self._kept[i] = (buffer, kept, buffer._version)
+
+    def forward(self) -> list[Tensor]:
+        """One call. Raises OtherOutput, and whatever the candidate raises."""
+        made = list(leaves(self._model(*self._arguments)))
+        if len(made) != len(self.slots):
+            raise OtherOutput(f"it returns {len(made)} tensors, the reference {len(self.slots)}")
+        return made
+
+    def run(self) -> list[Tensor]:
+        """A call on restored state, after which `give` has something to give."""
+        self.restore()
+        self._last = self.forward()
+        return self._last
+
+    def call(self) -> None:
+        """What is timed."""
+        if self.graph is None:
+            self._last = self.forward()
+        else:
+            self.graph.replay()
+            self._last = self.graph.outputs
+
+    def give(self) -> None:
+        """Copies the outputs to their slots. Raises OtherOutput."""
+        for i, (slot, made) in enumerate(zip(self.slots, self._last, strict=True)):
+            if slot.shape != made.shape or slot.dtype != made.dtype:
+                what = f"output {i} is {tuple(made.shape)} {_short(made.dtype)}"
+                raise OtherOutput(f"{what}, the reference's is {tuple(slot.shape)} {_short(slot.dtype)}")
+            slot.copy_(made)
+
+    def capture(self, device: Device) -> bool:
+        """Makes a graph of forward where it can be one."""
+        self.unready()
+        try:
+            self.graph = device.capture(self)
+        except Exception:  # noqa: BLE001 - the candidate's own, and a call that follows shows what is left of it
+            self.graph = None
+        device.synchronize()
+        if self.graph is not None:
+            self._last = self.graph.outputs
+        return self.graph is not None
+
+    def unready(self) -> None:
+        if self.graph is not None:
+            self.graph.close()
+        self.graph, self._last = None, []
+
+    def close(self) -> None:
+        self.unready()
+        self.inputs, self.slots, self._arguments, self._model, self._kept = [], [], [], None, []
+
+
+class Contestant:
+    """Executes the judge's commands. One thread of ours; the candidate may start others."""
+
+    def __init__(self, device: Device, flags: Flags) -> None:
+        self._device, self._flags = device, flags
+        self._programs: dict[str, LiveProgram] = {}
+        self._blocks: dict[int, Block] = {}
+        self._module: types.ModuleType | None = None
+        self._commands: dict[str, Callable[[Message, int], Reply]] = {
+            "load": self._load, "map": self._map, "bind": self._bind, "run": self._run, "capture": self._capture,
+            "calls": self._calls, "drop": self._drop,
+        }  # fmt: skip
+
+    def answer(self, message: Message) -> Reply:
+        """The reply to one command. The boundary where what the candidate raises becomes data."""
+        turn = int(message.header["turn"])
+        try:
+            return self._commands[message.header["command"]](message, turn)
+        except BaseException as error:  # noqa: BLE001 - the candidate's own
+            return self._failed(error, turn)
+
+    def _failed(self, error: BaseException, turn: int) -> Reply:
+        found = self._device.failure(error)
+        if found is not None:
+            return Reply(turn=turn, failure=found.kind, text=found.text[:_TEXT], lost=found.lost, line=_line(error))
+        kind: FailureKind = "raised"
+        text = f"{type(error).__name__}: {_said(error)}"
+        if isinstance(error, NoModel | OtherOutput):
+            kind, text = "no-model" if isinstance(error, NoModel) else "other-output", str(error)
+        elif "Error building extension" in text:
+            kind = "build-failed"
+        return Reply(turn=turn, failure=kind, text=_shortened(text), line=_line(error))
+
+    def _load(self, message: Message, turn: int) -> Reply:
+        """Executes the file, once in this process, and keeps how to build its model."""
+        blobs, header = message.blobs, message.header
+        if self._module is None:
+            self._module = load_module(blobs["source"].decode())
+        module, init = self._module, header["init"]
+
+        def make() -> Any:
+            tensors = (_tensor(blobs[name], spec) for name, spec in header["init_tensors"])
+            return module.ModelNew(*rebuild(init, tensors))
+
+        if not callable(getattr(module, "ModelNew", None)):
+            raise NoModel("the file defines no class `ModelNew`")
+        self._programs[header["name"]] = LiveProgram(make, self._device.torch_device, header["arguments"])
+        return Reply(turn=turn)
+
+    def _map(self, message: Message, turn: int) -> Reply:
+        fds, message.fds = message.fds, []
+        for fd, (number, nbytes) in zip(fds, message.header["blocks"], strict=True):
+            self._blocks[number] = self._device.map(fd, nbytes)
+        return Reply(turn=turn)
+
+    def _bind(self, message: Message, turn: int) -> Reply:
+        program, header = self._programs[message.header["name"]], message.header
+        program.seed = header["seed"]
+        program.bind([self._view(p) for p in header["inputs"]], [self._view(p) for p in header["outputs"]])
+        if header["setup"]:
+            program.build({name: self._view(p) for name, p in header["state"].items()})
+            self._device.synchronize()
+        return Reply(turn=turn)
+
+    def _view(self, place: Any) -> Tensor:
+        where = Place.model_validate_json(json.dumps(place))
+        return view(self._blocks[where.block], where)
+
+    def _run(self, message: Message, turn: int) -> Reply:
+        program = self._programs[message.header["name"]]
+        torch.manual_seed(program.seed)
+        program.run()
+        program.give()
+        self._device.synchronize()
+        return Reply(turn=turn)
+
+    def _capture(self, message: Message, turn: int) -> Reply:
+        program = self._programs[message.header["name"]]
+        program.unready()
+        program.run()
+        self._device.synchronize()
+        graph = bool(message.header["graph"]) and program.capture(self._device)
+        return Reply(turn=turn, captured=graph)
+
+    def _calls(self, message: Message, turn: int) -> Reply:
+        """One call for each go of the judge; done says that the outputs are in their slots."""
+        program = self._programs[message.header["name"]]
+        for i in range(message.header["count"]):
+            program.restore()
+            self._device.synchronize()
+            if not self._flags.wait_go(turn, i, _PATIENCE):
+                break
+            program.call()
+            program.give()
+            self._device.synchronize()
+            self._flags.set(Flags.DONE, Flags.call(turn, i))
+        return Reply(turn=turn)
+
+    def _drop(self, message: Message, turn: int) -> Reply:
+        """Forgets all programs and blocks; the file stays loaded."""
+        self._device.synchronize()
+        for program in self._programs.values():
+            program.close()
+        self._programs.clear()
+        for block in self._blocks.values():
+            block.close()
+        self._blocks.clear()
+        self._device.trim()
+        return Reply(turn=turn)
+
+
+def load_module(source: str) -> types.ModuleType:
+    """Executes a candidate's file in the current folder. Raises whatever it raises."""
+    path = Path.cwd() / FILE
+    path.write_text(source, encoding="utf-8")
+    linecache.cache[str(path)] = (len(source), None, source.splitlines(keepends=True), str(path))
+    module = types.ModuleType("candidate")
+    module.__file__ = str(path)
+    sys.modules["candidate"] = module
+    exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
+    return module
+
+
+def _tensor(data: bytes, spec: Mapping[str, Any]) -> Tensor:
+    """A tensor on the host from its bytes, row-major."""
+    flat = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+    return flat.view(dtype_of(spec["dtype"])).reshape(spec["shape"])
+
+
+def _line(error: BaseException) -> int | None:
+    """Line of the innermost frame in the candidate's file; of a syntax error its own."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f.lineno for f in frames if Path(f.filename).name == FILE and f.lineno]
+    return lines[-1] if lines else getattr(error, "lineno", None) if isinstance(error, SyntaxError) else None
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException:  # noqa: BLE001 - the candidate's __str__
+        return "an exception that cannot be printed"
+
+
+def _shortened(text: str) -> str:
+    """At most `_TEXT` characters: of a long text the start, and the lines that name an error."""
+    if len(text) <= _TEXT:
+        return text
+    named = [line for line in text.splitlines()[1:] if "error" in line.lower()]
+    head = text[: _TEXT // 4]
+    return f"{head}\n...\n" + "\n".join(named)[: _TEXT * 3 // 4 - 5]
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def serve(channel: Channel, contestant: Contestant) -> None:
+    """Says hello and answers until the judge is gone or the context is lost."""
+    channel.send({"hello": os.getpid()}, seconds=_PATIENCE)
+    while True:
+        try:
+            reply = contestant.answer(channel.receive())
+            channel.send(reply.model_dump(mode="json"), seconds=_PATIENCE)
+        except Gone:
+            return
+        if reply.lost:
+            return
+
+
+def contest_job(
+    payload: Mapping[str, Any], blobs: dict[str, bytes], workdir: Path
+) -> tuple[None, dict[str, bytes]]:  # fmt: skip
+    """The job of the confined child: `{"device": "package.module:function"}`; it was passed the line to its judge and
+    the page of flags.
+    """
+    end, flags = job.passed
+    torch.set_grad_enabled(False)
+    page = Flags(flags)
+    os.close(flags)
+    line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=end)  # named, so that nobody asks the kernel
+    serve(Channel(line, FROM_JUDGE), Contestant(open_device(payload["device"]), page))
+    os._exit(0)  # a lost context makes an orderly end hang or fail

@@ -1,0 +1,117 @@
+"""A candidate's file beside its plan: the same fresh inputs to both, outputs bit by bit, then times in alternation."""
+
+from __future__ import annotations
+
+import time
+from statistics import fmean, median
+from typing import Literal
+
+import torch
+
+from verifier.gpu.aten import decode
+from verifier.gpu.check import DoesNotFit, Loaded, References, Stochastic
+from verifier.gpu.device import Device
+from verifier.gpu.link import Link, RunnerFailed
+from verifier.gpu.live import Contender, HostPairs
+from verifier.gpu.live_visit import ContestLink, live_candidate
+from verifier.gpu.pairs import TimedWrong
+from verifier.gpu.visit import Request
+from verifier.interpreter.compare import compare_values
+from verifier.near import same_bytes
+from verifier.plan.reader import PlanError
+from verifier.reference import Reference
+from verifier.sequence import block_location, sequence_half_width
+from verifier.specs import leaves
+from verifier.timing import RULES
+from verifier.verdict import FileRun, FileTiming
+
+DRAWS = ("task", "normal", "sparse")
+"""Distributions on which outputs are compared."""
+BLOCKS = 10
+Outputs = Literal["bitwise", "yardstick", "different", "failed"]
+
+
+class FileWork:
+    """What happens to one request. `link` is the contestant's, `runner` replays the plan."""
+
+    def __init__(self, device: Device, references: References, link: Link, runner: Link, request: Request) -> None:
+        assert isinstance(link, ContestLink)
+        self._device, self._references, self._link, self._runner = device, references, link, runner
+        self._request = request
+        self._outputs: Outputs = "bitwise"
+        self._timings: list[FileTiming] = []
+
+    def run(self, plan: Loaded, source: bytes) -> FileRun:
+        """Raises ProblemError, and RunnerFailed where the plan's runner is at fault."""
+        start, reason = time.perf_counter(), ""
+        try:
+            wanted = [self._reference(name) for name in self._request.workloads]
+            file = live_candidate(self._references, wanted, self._link, self._request.salt, source)
+            for reference in wanted:
+                self._workload(reference, file, plan)
+        except RunnerFailed as failed:
+            self._outputs, reason = "failed", str(failed)
+        except TimedWrong as wrong:
+            self._outputs, reason = "different", str(wrong)
+        except (DoesNotFit, Stochastic, PlanError, torch.OutOfMemoryError) as excuse:
+            self._outputs, reason = "failed", f"it could not be run beside its plan: {str(excuse).splitlines()[0]}"
+        spent = time.perf_counter() - start
+        return FileRun(outputs=self._outputs, reason=reason, timings=tuple(self._timings), seconds=spent)
+
+    def _reference(self, name: str) -> Reference:
+        problem = self._request.problem
+        workload = next(w for w in problem.workloads if w.name == name)
+        return self._references.get(problem, workload, self._request.seed)
+
+    def _workload(self, reference: Reference, file: Loaded, plan: Loaded) -> None:
+        name = reference.workload.name
+        one = Contender("a", self._link, file, give=True)
+        other = Contender("b", self._runner, plan, give=True, choice=self._request.choices.get(name, {}))
+        pairs = HostPairs(self._device, reference, other, self._request.salt)
+        try:
+            pairs.open(one, alike=True)
+            for draw in DRAWS:
+                self._compare(reference, one, other, draw)
+            if name in self._request.timed:
+                self._time(name, pairs)
+        finally:
+            pairs.close()
+
+    def _compare(self, reference: Reference, file: Contender, plan: Contender, draw: str) -> None:
+        """Raises TimedWrong where the file's outputs are not right; notes where they are not those of the plan."""
+        made = self._references.draw(reference, draw, self._request.salt)
+        if isinstance(made, str):
+            return
+        found = []
+        for contender in (file, plan):
+            assert contender.slots is not None
+            contender.slots.write(made.inputs, reference.state)
+            contender.slots.poison()
+            contender.link.run(contender.side)
+            found.append([view.clone() for view in contender.slots.outputs.views])
+        if all(same_bytes(a, b) for a, b in zip(*found, strict=True)):
+            return
+        self._outputs = "yardstick"
+        assert file.slots is not None
+        tensors = iter(found[0])
+        tree = decode(file.slots.program.output, lambda _: next(tensors), self._device.torch_device)
+        for check in compare_values(
+            tree, made.native, made.expected, made.ruler, reference.problem.precision, given=list(leaves(made.inputs)),
+            workload=reference.workload.name, draw=draw,
+        ):  # fmt: skip
+            if not check["passed"] and not made.coarse():
+                raise TimedWrong(f"inputs {draw}, output {check['output']} of the file: {check['reason']}")
+
+    def _time(self, name: str, pairs: HostPairs) -> None:
+        blocks = [pairs.measure(i).pairs for i in range(BLOCKS)]
+        ratios = [block_location(block) for block in blocks]
+        self._timings.append(
+            FileTiming(
+                workload=name,
+                file_seconds=median(median(a for a, _ in block) for block in blocks),
+                plan_seconds=median(median(b for _, b in block) for block in blocks),
+                log_ratio=fmean(ratios),
+                half_width=sequence_half_width(ratios, RULES.alpha, RULES.scale),
+                graphs=all(pairs.graphs),
+            )
+        )
