@@ -273,7 +273,7 @@ class Runner:
         slots; `idle`: calls 0, 2, 4 ... do next to nothing."""
         program, header = self._programs[message.header["name"]], message.header
         for i in range(header["count"]):
-            program.prepare(None)
+            program.prepare([], 0)
             self._device.synchronize()
             if not self._flags.wait_go(turn, i, _PATIENCE):
                 break

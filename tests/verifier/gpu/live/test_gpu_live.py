@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -81,7 +82,10 @@ CHEATS = {
 @pytest.fixture(scope="module")
 def wide(problem_text: str) -> Problem:
     """x * 2 + y on 4 Mi elements; library operators may help."""
-    text = problem_text.replace('LIBRARY = "forbidden"', 'LIBRARY = "assist"').replace("300", str(N))
+    small = '"roles": ["small", "timed"], "constants": {"N": 300}}'
+    more = {"name": "wide", "roles": ["timed"], "constants": {"N": N}}
+    big = f'"roles": ["small"], "constants": {{"N": 300}}}}, {json.dumps(more)}'
+    text = problem_text.replace('"forbidden"', '"assist"').replace(small, big)
     return parse_problem(text, file="wide.py", name="wide")
 
 
