@@ -38,6 +38,8 @@ from verifier.sandbox.limits import Limits
 
 LAYERS = frozenset({"user", "pid", "net", "mount", "landlock", "seccomp"})
 _PROC_FILES = ("cpuinfo", "meminfo", "stat", "sys/vm/overcommit_memory")
+_PROC_OF_DRIVER = ("driver", "devices", "sys/vm/mmap_min_addr")
+"""What CUDA reads when it starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Confinement:
 
 def rules(granted: Access) -> tuple[Rule, ...]:
     """The file rules that all jobs share."""
-    proc_files = [Path("/proc", name) for name in _PROC_FILES]
+    proc_files = [Path("/proc", name) for name in (*_PROC_FILES, *(_PROC_OF_DRIVER if granted.nodes else ()))]
     by_rights = {
         landlock.READ: (*granted.read, *proc_files),
         landlock.LIST: granted.listing,
@@ -133,9 +135,8 @@ def _wants_landlock(how: Confinement) -> bool:
 
 def _ruleset(how: Confinement, workdir: Path) -> int:
     own_entry = os.path.realpath("/proc/self")
-    return landlock.ruleset(
-        [*how.rules, Rule(own_entry, landlock.READ), Rule(str(workdir), landlock.READ | landlock.WRITE)]
-    )
+    own = landlock.READ | (landlock.DEVICE if how.device else 0)  # CUDA does not start where it cannot name its threads
+    return landlock.ruleset([*how.rules, Rule(own_entry, own), Rule(str(workdir), landlock.READ | landlock.WRITE)])
 
 
 def _take_identity(how: Confinement, identity: int, limits: Limits, *, drop: bool) -> None:
