@@ -59,7 +59,7 @@ def for_jobs(paths: Iterable[Path], *, device: bool = False) -> Access:
     granted = [*_python_folders(), *_project_packages(), *map(Path, _SYSTEM), *_library_path(), *paths]
     if device:
         tools += [*map(Path, _TOOLCHAIN), *_scripts()]
-        granted += [*map(Path, _TOOLCHAIN), *map(Path, _DRIVER)]
+        granted += [*map(Path, (*_TOOLCHAIN, *_DRIVER)), *_scripts(), *_headers()]
     return Access(
         read=_outermost(granted),
         listing=_existing([PROJECT_ROOT]),
@@ -86,7 +86,7 @@ def links(path: Path) -> Iterator[tuple[Path, str]]:
 
 def named_paths() -> tuple[Path, ...]:
     """Paths under which programs look for granted files and that may run through symbolic links."""
-    return (*map(Path, _SYSTEM), _LOADER, *map(Path, sys.path), *_library_path())
+    return (*map(Path, _SYSTEM), *map(Path, _TOOLCHAIN), _LOADER, *map(Path, sys.path), *_library_path())
 
 
 def _python_folders() -> list[Path]:
@@ -119,6 +119,11 @@ def _scripts() -> list[Path]:
     """Where installed programs lie, for example ninja, in this environment and inside packages."""
     folders = [Path(sysconfig.get_path("scripts")), Path(sysconfig.get_path("purelib"), "ninja")]
     return [folder for folder in folders if folder != Path("/")]
+
+
+def _headers() -> list[Path]:
+    """Of this Python, for native code; and what tells an interpreter of its environment."""
+    return [Path(sysconfig.get_path("include")), Path(sys.prefix, "pyvenv.cfg")]
 
 
 def _existing(paths: Iterable[Path]) -> tuple[Path, ...]:

@@ -135,7 +135,7 @@ def _wants_landlock(how: Confinement) -> bool:
 
 def _ruleset(how: Confinement, workdir: Path) -> int:
     own_entry = os.path.realpath("/proc/self")
-    own = landlock.READ | (landlock.DEVICE if how.device else 0)  # CUDA does not start where it cannot name its threads
+    own = landlock.READ | (landlock.REWRITE if how.device else 0)  # without naming its threads CUDA does not start
     return landlock.ruleset([*how.rules, Rule(own_entry, own), Rule(str(workdir), landlock.READ | landlock.WRITE)])
 
 
