@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from verifier.bench import CONFIRM_SECONDS, EXAMINE_SECONDS, VISIT_SECONDS, CompileStage, TestStage
+from verifier.errors import InfrastructureError
 from verifier.gpu.examine import Examination
 from verifier.gpu.found import choose_target
 from verifier.gpu.nvml import describe
