@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from verifier.bench import CONFIRM_SECONDS, EXAMINE_SECONDS, VISIT_SECONDS, CompileStage, TestStage
 from verifier.errors import InfrastructureError
+from verifier.gpu.contest import NoContestant
 from verifier.gpu.examine import Examination
 from verifier.gpu.found import choose_target
 from verifier.gpu.nvml import describe
@@ -75,12 +77,16 @@ class GpuBench:
         InfrastructureError and ProblemError.
         """
         if isinstance(stage.handle, LiveFile):
-            return joined(test, self._live(stage.handle, self._seed))
+            try:
+                return joined(test, self._live(stage.handle, self._seed))
+            except NoContestant as fault:
+                return _noted(test, "not-live", f"it cannot be traced, and was not run live: {fault}")
         kept: Kept = stage.handle
         visit = self._worker.visit(self._request(stage, kept, self._seed), plans_of(kept))
         if visit.status is Status.UNTRACEABLE and not refuse_live(self.problem.library):
             names = tuple(p.workload for p in kept.plan.programs)
-            visit = self._live(LiveFile(kept.source, visit.reason, names, kept.base), self._seed)
+            with suppress(NoContestant):
+                visit = self._live(LiveFile(kept.source, visit.reason, names, kept.base), self._seed)
         return joined(test, visit)
 
     def confirm(self, stage: CompileStage, test: TestStage) -> TestStage:

@@ -37,6 +37,10 @@ def live_limits(seconds: float) -> Limits:
     )  # fmt: skip
 
 
+class NoContestant(InfrastructureError):
+    """This machine cannot start a confined process on its GPU: no file runs live here."""
+
+
 class ContestantProcess:
     """A contestant: its line, and the thread that waits for its end."""
 
@@ -51,13 +55,13 @@ class ContestantProcess:
         self._thread.start()
 
     def hand_over(self, judge: Channel) -> None:
-        """Gives the judge its line to the contestant. Raises InfrastructureError where that did not start."""
+        """Gives the judge its line to the contestant. Raises NoContestant where that did not start."""
         try:
             said = Channel(self.socket, FROM_RUNNER).receive(seconds=START_SECONDS).header
         except (Gone, Expired, ProtocolError) as error:
-            raise InfrastructureError(f"the contestant did not start: {error}; {self.end()}") from None
+            raise NoContestant(f"the contestant did not start: {error}; {self.end()}") from None
         if "hello" not in said:
-            raise InfrastructureError(f"the contestant did not start: it said {str(said)[:200]}")
+            raise NoContestant(f"the contestant did not start: it said {str(said)[:200]}")
         judge.send({"do": "contestant"}, fds=[self.socket.fileno(), self.flags], seconds=_SEND_SECONDS)
 
     def end(self) -> str:
@@ -102,8 +106,11 @@ class Contestants:
         return (*self._zygote.gaps, SHARED_DRIVER)
 
     def start(self, seconds: float) -> ContestantProcess:
-        """A contestant that is on its way, and lives `seconds` at most. Raises SandboxError."""
-        self._zygote.start()
+        """A contestant that is on its way, and lives `seconds` at most. Raises NoContestant."""
+        try:
+            self._zygote.start()
+        except SandboxError as error:
+            raise NoContestant(str(error)) from None
         return ContestantProcess(self._zygote, self._device, seconds)
 
     def close(self) -> None:
