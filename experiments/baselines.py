@@ -1,8 +1,8 @@
 """Every other baseline of a problem against eager, as ratios: `warpsmith baseline`.
 
 On a GPU a baseline is judged like a candidate: its outputs are checked on all input distributions, then it is timed in
-pairs with eager. A compiled one is tuned first, and its plan is kept: later verdicts on this machine time against it.
-Without a GPU the times are estimates of plans that were not tuned.
+pairs with eager. A compiled one may be tuned first; that plan is kept, and later verdicts on this machine time against
+it. Without a GPU the times are estimates of plans that were not tuned.
 """
 
 from __future__ import annotations

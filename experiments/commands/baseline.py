@@ -8,13 +8,13 @@ import argparse
 
 from experiments.commands import flags
 
-HELP = "time the baselines of a problem against eager, and tune the compiled ones"
+HELP = "time the baselines of a problem against eager"
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("problem", help="attention/relative_position, kernelbench:level1/19 or a file")
     parser.add_argument(
-        "--no-tuning", action="store_true", help="leave compiled baselines as the compiler's rules have them"
+        "--tune", action="store_true", help="autotune the compiled ones on the GPU first, which takes a minute or more"
     )
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     flags.judging(parser)
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     fit = fitting(args.target, devices)
     device = devices[0] if devices else None
     with open_zygotes() as zygotes:
-        rows = list(Baselines(problem, zygotes, fit, device, tuning=not args.no_tuning).rows())
+        rows = list(Baselines(problem, zygotes, fit, device, tuning=args.tune).rows())
     if args.json:
         print(json.dumps([row.model_dump() for row in rows], indent=2))
     else:

@@ -10,8 +10,9 @@ from experiments.api import fitting
 from experiments.baselines import Baselines
 from experiments.suites import resolve
 from experiments.tables import print_baselines
-from verifier.baseline import kept_tuned
+from verifier.baseline import BaselineError, kept_tuned
 from verifier.gpu.found import visible_gpus
+from verifier.gpu.tune import tune
 from verifier.interpreter.gate import Zygotes
 
 ADDED = """
@@ -40,6 +41,13 @@ def test_estimates_without_a_gpu(file: Path, zygotes: Zygotes, capsys: pytest.Ca
     shown = capsys.readouterr().out
     assert "estimate" in shown
     assert "fast has no time: sum has no baseline fast" in shown
+
+
+@pytest.mark.skipif(bool(visible_gpus()), reason="a GPU is here")
+def test_a_process_that_cannot_tune_says_why(file: Path) -> None:
+    problem = resolve(str(file))
+    with pytest.raises(BaselineError, match="the baseline compile cannot be tuned: AssertionError: Torch not compiled"):
+        tune(problem, "compile", problem.timed, "")
 
 
 @pytest.mark.gpu
