@@ -9,12 +9,13 @@ from typing import Literal
 import torch
 
 from verifier.gpu.aten import decode
-from verifier.gpu.check import DoesNotFit, Loaded, References, Stochastic
+from verifier.gpu.check import DoesNotFit, Loaded
 from verifier.gpu.device import Device
 from verifier.gpu.link import Link, RunnerFailed
 from verifier.gpu.live import Contender, HostPairs
 from verifier.gpu.live_visit import ContestLink, live_candidate
 from verifier.gpu.pairs import TimedWrong
+from verifier.gpu.references import References, Stochastic
 from verifier.gpu.visit import Request
 from verifier.interpreter.compare import compare_values
 from verifier.near import same_bytes

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from verifier.gpu.check import DoesNotFit, Found, Loaded, References
+from verifier.gpu.check import DoesNotFit, Found, Loaded
 from verifier.gpu.device import Device
 from verifier.gpu.link import Link, RunnerFailed
 from verifier.gpu.live import COARSER, LIVE_RULES, Contender, HostPairs
+from verifier.gpu.references import References
 from verifier.gpu.visit import Request
 from verifier.plan.arguments import Arg, DictArg, ListArg, TensorArg
 from verifier.plan.reader import PlanError
