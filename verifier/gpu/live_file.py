@@ -14,7 +14,6 @@ from verifier.gpu.device import Device
 from verifier.gpu.link import Link, RunnerFailed
 from verifier.gpu.live import Contender, HostPairs
 from verifier.gpu.live_visit import ContestLink, live_candidate
-from verifier.gpu.references import References, Stochastic
 from verifier.gpu.pairs import TimedWrong
 from verifier.gpu.references import References, Stochastic
 from verifier.gpu.visit import Request
