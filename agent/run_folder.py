@@ -28,17 +28,22 @@ from agent.journal import read_events
 from tools.models.base import ModelProfile, Sampling
 from verifier.errors import StorageError, UsageError
 from verifier.gpu.replay_folder import unpack_folder
+from verifier.gpu.ship import write_launcher
 from verifier.problem import Problem
 from verifier.verdict import Record, Verdict
 
 _LAUNCHER = '''\
 """What was judged: the plan beside this file, run once by warpsmith's own code on inputs of the problem.
 
-    python replay.py        # needs warpsmith, its torch and an NVIDIA GPU of the plan's architecture
+    python replay.py        # needs torch and an NVIDIA GPU of the plan's architecture; `lib` is what it needs of ours
+
+`kernel.py` beside it has the plan as a PyTorch module.
 """
 
 import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "lib"))
 
 from verifier.gpu.replay_once import main
 
@@ -159,9 +164,12 @@ class RunFolder:
         path = self.best_file()
         if plan is None:
             shutil.rmtree(self.best / "plan", ignore_errors=True)
-            (self.best / "replay.py").unlink(missing_ok=True)
+            shutil.rmtree(self.best / "lib", ignore_errors=True)
+            for name in ("replay.py", "kernel.py"):
+                (self.best / name).unlink(missing_ok=True)
         else:
             unpack_folder(plan, self.best / "plan")
+            write_launcher(self.best)
             write_atomic(self.best / "replay.py", _LAUNCHER.encode())
         write_atomic(path, source.encode())
         write_atomic(self.best / "verdict.json", (verdict.model_dump_json(indent=2) + "\n").encode())

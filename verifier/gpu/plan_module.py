@@ -1,19 +1,16 @@
 """A plan folder as a PyTorch module: what ships where a candidate's file does not do what its plan does.
 
-    from kernel import ModelNew           # `write_launcher` puts kernel.py beside the folder `plan`
+    from kernel import ModelNew           # `ship.write_launcher` puts kernel.py beside the folder `plan`
     model = ModelNew()
     model.load_weights(reference.state_dict())
     y = model(x)
 
-Only trusted code and the judged kernels run. `write_launcher` copies the modules of this project that this one needs,
-so that the folder runs without the project: with torch, pydantic, cuda-bindings, and a GPU that the kernels are for.
+Only trusted code and the judged kernels run, on torch, pydantic, cuda-bindings and a GPU that the kernels are for.
 """
 
 from __future__ import annotations
 
-import ast
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,23 +25,6 @@ from verifier.gpu.replay import Replayer
 from verifier.plan.reader import read_plan
 from verifier.plan.schema import Program
 from verifier.specs import dtype_name, leaves
-
-_ROOT = Path(__file__).resolve().parents[2]
-_KERNEL = '''\
-"""The plan beside this file as a PyTorch module; `lib/verifier/gpu/plan_module.py` says what it needs."""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent / "lib"))
-
-from verifier.gpu.plan_module import PlanModule  # noqa: E402
-
-
-class ModelNew(PlanModule):
-    def __init__(self, *init, **options):
-        super().__init__(Path(__file__).resolve().parent / "plan", **options)
-'''
 
 
 class PlanModule(nn.Module):
@@ -110,45 +90,3 @@ def _laid_out(tensor: Tensor, program: Program, position: int) -> Tensor:
     room = max((said.offset + sum((n - 1) * s for n, s in zip(said.shape, said.stride, strict=True)) + 1), 1)
     made = torch.empty(room, dtype=tensor.dtype, device=tensor.device)
     return made.as_strided(said.shape, said.stride, said.offset).copy_(tensor)
-
-
-def write_launcher(folder: Path) -> None:
-    """Writes `kernel.py` and the modules that it needs beside the folder `plan` in `folder`."""
-    library = folder / "lib"
-    shutil.rmtree(library, ignore_errors=True)
-    for path in _needed("verifier.gpu.plan_module"):
-        target = library / path.relative_to(_ROOT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
-    (folder / "kernel.py").write_text(_KERNEL)
-
-
-def _needed(start: str) -> set[Path]:
-    """Files of the modules of this package that a module imports, and those that these import."""
-    found: dict[str, Path] = {}
-    waiting = [start]
-    while waiting:
-        name = waiting.pop()
-        path = _file(name)
-        if path is None or name in found:
-            continue
-        found[name] = path
-        waiting += [name.rpartition(".")[0], *_imported(path)]
-    return set(found.values())
-
-
-def _file(module: str) -> Path | None:
-    base = _ROOT / module.replace(".", "/")
-    places = (base.with_suffix(".py"), base / "__init__.py") if module else ()
-    return next((place for place in places if place.exists()), None)
-
-
-def _imported(path: Path) -> list[str]:
-    """Names that may be modules, of this package only."""
-    names: list[str] = []
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return [name for name in names if name.partition(".")[0] == "verifier"]

@@ -13,8 +13,9 @@ import torch
 
 from verifier.gpu.host_device import HostLauncher, tensor_at
 from verifier.gpu.memory import ReplayError
-from verifier.gpu.plan_module import PlanModule, write_launcher
+from verifier.gpu.plan_module import PlanModule
 from verifier.gpu.replay_folder import Replay, write_folder
+from verifier.gpu.ship import write_launcher
 from verifier.interpreter.gate import Zygotes
 from verifier.loader import parse_problem
 
@@ -70,6 +71,7 @@ linear = torch.nn.Linear(64, 8)
 model.load_weights({"linear.weight": linear.weight.detach(), "linear.bias": linear.bias.detach()})
 for x in (torch.randn(16, 64), torch.randn(64, 16).T):
     assert torch.allclose(model(x), torch.relu(linear(x)), atol=1e-5)
+import verifier.gpu.replay_once
 print("same")
 """
     environ = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
