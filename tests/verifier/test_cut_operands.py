@@ -68,3 +68,13 @@ def test_cutting_keeps_what_is_not_finite() -> None:
     special = torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0, 1.0, 1 + 2.0**-11, -1 - 2.0**-10])
     kept = torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0, 1.0, 1.0, -1 - 2.0**-10])
     assert torch.equal(cut_to_tf32(special).nan_to_num(7.0), kept.nan_to_num(7.0))
+
+
+def test_fused_attention_is_a_product_too() -> None:
+    text = PROBLEM.replace("torch.relu(a @ b)", "torch.nn.functional.scaled_dot_product_attention(a, b, b)")
+    text = text.replace("torch.rand(N, N)", "torch.rand(1, 2, N, 32)")
+    problem = parse_problem(text, file="p.py", name="p")
+    made = Reference.create(problem, problem.workloads[0], 3).draw("task")
+    assert made.yardstick is not None
+    a, b = (cut_to_tf32(t) for t in made.inputs)
+    assert passes(made, torch.nn.functional.scaled_dot_product_attention(a, b, b))[1]

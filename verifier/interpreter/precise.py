@@ -44,8 +44,10 @@ def _widen(value: Any) -> Any:
 _aten = torch.ops.aten
 _PRODUCTS = frozenset(
     {_aten.mm, _aten.bmm, _aten.addmm, _aten.baddbmm, _aten.addbmm, _aten.mv, _aten.addmv, _aten.dot,
-     _aten.convolution, _aten._convolution, _aten.linear, _aten.matmul}
+     _aten.convolution, _aten._convolution, _aten.linear, _aten.matmul, _aten._cudnn_rnn,
+     _aten._scaled_dot_product_efficient_attention, _aten._scaled_dot_product_flash_attention_for_cpu}
 )  # fmt: skip
+"""Operators that multiply matrices; what is between two products of one operator is not rounded."""
 
 
 class RoundedOperands(TorchDispatchMode):
@@ -66,7 +68,8 @@ class RoundedOperands(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.overloadpacket in _PRODUCTS:
             self.products += 1
-            args = tuple(self._round(a) for a in args)
+            packed = 3 if func.overloadpacket is _aten._cudnn_rnn else -1  # weights once more, in one piece
+            args = tuple(None if i == packed else self._round(a) for i, a in enumerate(args))
         if func._schema.is_mutable:
             self._note(func._schema.arguments, args, kwargs or {})
         return func(*args, **(kwargs or {}))
@@ -78,6 +81,8 @@ class RoundedOperands(TorchDispatchMode):
                 self.written |= {t.untyped_storage().data_ptr() for t in tree_leaves(value) if isinstance(t, Tensor)}
 
     def _round(self, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [self._round(v) for v in value]
         if not isinstance(value, Tensor) or value.dtype != torch.float32 or value.dim() < 2:
             return value
         return cut_to_tf32(value) if self.cut else round_operand(value, self.precision)
