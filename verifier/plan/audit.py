@@ -64,15 +64,12 @@ def audit(
 
 
 def _device_code(image: KernelImage, ptx: str) -> list[Diagnostic]:
-    """What a kernel may not do. Many headers of CUDA C++ bring memory along that no kernel writes, so there the PTX
-    says what is written; without PTX, and for Triton, any memory of the module's own counts.
+    """What a kernel may not do. Headers of CUDA C++ and the texts of assertions bring memory along that no kernel
+    writes, so the PTX says what is written; without PTX any memory of the module's own counts.
     """
     found = check_device_code(ptx, image.name, title=image.title, line=image.line, dependent=image.pdl) if ptx else []
-    known = any(d.code == "writable-globals" for d in found) or (image.language == "cuda" and ptx)
-    if image.global_bytes and not known:
+    if image.global_bytes and not ptx:
         message = f"kernel `{image.title}` carries {image.global_bytes} bytes of memory that outlive a launch"
-        if image.language == "triton":
-            message += "; remove `device_print`, `device_assert` and `debug=True`, whose texts lie there"
         found.append(Diagnostic(severity="error", code="writable-globals", line=image.line, message=message))
     return found
 
