@@ -106,6 +106,10 @@ class Rules(_Record):
     """Gain over the spread of blocks that the confidence sequence is tuned for."""
     clock_share: float = Field(default=0.93, ge=0, le=1)
     """Of the median SM clock so far; a block below it is thrown out."""
+    uneven: float = Field(default=0.5, ge=0, le=1)
+    """A block in which the candidate takes less than this share of its median so far, and of its median share of the
+    base, is thrown out. Where a block has two pairs its number is a mean, so that a kernel which leaves its work out in
+    one call of eight would look twice as fast."""
     host_slack: float = Field(default=2e-5, ge=0)
     """Seconds by which the events of a block may exceed the host's time: the step of the two clocks."""
     host_share: float = Field(default=0.5, ge=0, le=1)
@@ -246,14 +250,21 @@ def confirm(
     return sample.timing("confirmation", half, floor_seconds, short)
 
 
-def objection(block: Block, clocks: list[float], rules: Rules) -> str | None:
-    """Why a block is thrown out, or None. `clocks` are the readings of the blocks before it."""
+def objection(
+    block: Block, clocks: list[float], rules: Rules, usual: tuple[list[float], list[float]] = ([], [])
+) -> str | None:
+    """Why a block is thrown out, or None. `clocks` are the readings of the blocks before it, `usual` the medians of the
+    candidate's times and of its shares of the base in them.
+    """
     readings = [x for pair in block.pairs for x in pair]
     readings += [x for x in (block.clock_hz, block.host_seconds) if x is not None]
     if len(block.pairs) < 2 or not all(math.isfinite(x) and x > 0 for x in readings):
         return "invalid"
     if block.clock_hz is not None and block.clock_hz < rules.clock_share * median([*clocks, block.clock_hz]):
         return "low_clock"
+    times, shares = (median([*before, here]) for before, here in zip(usual, _usual(block), strict=True))
+    if any(c < rules.uneven * times and c / b < rules.uneven * shares for c, b in block.pairs):
+        return "uneven"
     if block.host_seconds is None:
         return None
     events = sum(map(sum, block.pairs))
@@ -261,6 +272,11 @@ def objection(block: Block, clocks: list[float], rules: Rules) -> str | None:
         return "above_host"
     explained = events + block.untimed_seconds + 2 * len(block.pairs) * rules.launch_seconds
     return "below_host" if explained < rules.host_share * block.host_seconds else None
+
+
+def _usual(block: Block) -> tuple[float, float]:
+    """Medians of the candidate's times and of its shares of the base."""
+    return median(c for c, _ in block.pairs), median(c / b for c, b in block.pairs)
 
 
 @dataclass
@@ -275,6 +291,8 @@ class _Sample:
     candidate: list[float] = field(default_factory=list)
     base: list[float] = field(default_factory=list)
     clocks: list[float] = field(default_factory=list)
+    usual: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))
+    """Of every block that is not invalid, as `objection` wants them."""
     thrown: Counter[str] = field(default_factory=Counter)
     pairs: int = 0
 
@@ -291,9 +309,12 @@ class _Sample:
 
     def take(self) -> None:
         block = self.measure(self.first + self.taken)
-        reason = objection(block, self.clocks, self.rules)
+        reason = objection(block, self.clocks, self.rules, self.usual)
         if block.clock_hz is not None and reason != "invalid":
             self.clocks.append(block.clock_hz)
+        if reason != "invalid":
+            for before, here in zip(self.usual, _usual(block), strict=True):
+                before.append(here)
         if reason is not None:
             self.thrown[reason] += 1
             return

@@ -244,6 +244,24 @@ def test_blocks_at_a_low_clock_are_thrown_out() -> None:
     assert timing.log_ratio == 0
 
 
+@pytest.mark.parametrize("pairs", [2, 16])
+def test_a_call_that_leaves_its_work_out_favours_nobody(pairs: int) -> None:
+    """One call of eight takes no time at all; a block of two pairs would have a mean of which that is a third."""
+    idle = random.Random(5)
+
+    def source(index: int) -> Block:
+        return Block(tuple((1e-6 if idle.random() < 1 / 8 else 1e-3, 1e-3) for _ in range(pairs)))
+
+    timing = decide(source, clock=still)
+    assert timing.thrown["uneven"] > 0
+    assert timing.log_ratio is None or timing.log_ratio == 0
+
+
+def test_a_base_that_stumbles_throws_nothing_out() -> None:
+    timing = decide(lambda index: Block(((1e-3, 1e-3), (1e-3, 9e-3 if index % 3 == 0 else 1e-3)) * 4), clock=still)
+    assert timing.thrown == {}
+
+
 def test_a_clock_that_settles_lower_is_accepted() -> None:
     readings = (1.98e9 if index < 3 else 1.5e9 for index in range(999))
     timing = decide(lambda index: Block(Gpu(seed=index).__call__(index).pairs, clock_hz=next(readings)), clock=still)
