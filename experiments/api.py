@@ -41,6 +41,8 @@ from verifier.sandbox.zygote import isolation_gaps
 from verifier.target import Target
 from verifier.verdict import Record, Verdict
 
+_LIVE_SECONDS = 300.0
+"""Of a live visit of `verify`, where no lease runs: extensions take their time to build."""
 AnyProblem = str | Path | Problem | Callable[..., Any]
 
 
@@ -92,7 +94,7 @@ def verify(
         judge.prepare()
         if not devices:
             return judge.judge(Candidate(source=source))
-        with closing(GpuBench(known, secret, devices[0])) as device:
+        with closing(GpuBench(known, secret, devices[0], live_seconds=_LIVE_SECONDS)) as device:
             further = (device.confirm, device.compare_file, *([device.examine] if deep else []))
             return judge.judge(Candidate(source=source), device.visit, *further)
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from verifier.bench import CONFIRM_SECONDS, EXAMINE_SECONDS, VISIT_SECONDS, CompileStage, TestStage
+from verifier.bench import CONFIRM_SECONDS, EXAMINE_SECONDS, FILE_SECONDS, VISIT_SECONDS, CompileStage, TestStage
 from verifier.errors import InfrastructureError
 from verifier.gpu.contest import NoContestant
 from verifier.gpu.examine import Examination
@@ -28,8 +28,9 @@ from verifier.verdict import Diagnostic, FileRun, Status, TestReport
 
 _SPARE_SECONDS = 5.0
 """Of what is reserved, for starting and ending processes."""
-LIVE_SECONDS = VISIT_SECONDS - _SPARE_SECONDS
-"""Of a live visit: its candidate may build and compile in it."""
+_FILE_SECONDS = FILE_SECONDS - _SPARE_SECONDS
+_BUILD_SHARE = 0.75
+"""Of a live visit for what builds and compiles."""
 _FEWEST = 8
 """Blocks of a confirmation on which one block takes seconds."""
 
@@ -47,11 +48,13 @@ class GpuBench:
         *,
         target: str | None = None,
         worker: GpuWorker | None = None,
+        live_seconds: float = VISIT_SECONDS - _SPARE_SECONDS,
     ) -> None:
         """`device` is the CUDA_VISIBLE_DEVICES of its processes, None for ours. `target`: what plans are made for; it
-        must fit the device. Benches of several problems may share one `worker`. Nothing starts yet.
+        must fit the device. Benches of several problems may share one `worker`. `live_seconds`: the most that a live
+        visit takes, in which the file may build its code. Nothing starts yet.
         """
-        self.problem, self._seed = problem, seed
+        self.problem, self._seed, self._live_seconds = problem, seed, live_seconds
         self._device, self._target = device, target
         environ = {} if device is None else {"CUDA_VISIBLE_DEVICES": device, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
         self._worker = worker or GpuWorker(environ=environ)
@@ -133,7 +136,7 @@ class GpuBench:
         kept: Kept = stage.handle
         seed = _other_seed(self._seed, stage)
         request = self._request(stage, kept, seed).model_copy(
-            update={"path": "file", "choices": {t.workload: t.choice for t in timings}, "limit_seconds": LIVE_SECONDS}
+            update={"path": "file", "choices": {t.workload: t.choice for t in timings}, "limit_seconds": _FILE_SECONDS}
         )
         return self._worker.run_file(request, Plans(kept.plan_json, kept.blobs, source=kept.source))
 
@@ -142,7 +145,9 @@ class GpuBench:
         plans = Plans(source=file.source)
         if file.base is not None:
             plans = Plans(base=file.base.plan, base_blobs=file.base.blobs, source=file.source)
-        return self._worker.visit(live_request(self.problem, file, seed).model_copy(update=more or {}), plans)
+        changes = dict(more or {})
+        request = live_request(self.problem, file, seed, changes.get("limit_seconds", self._live_seconds))
+        return self._worker.visit(request.model_copy(update=changes), plans)
 
     def _request(self, stage: CompileStage, kept: Kept, seed: int) -> Request:
         traced = tuple(p.workload for p in kept.plan.programs)
@@ -158,8 +163,8 @@ class GpuBench:
         )
 
 
-def live_request(problem: Problem, file: LiveFile, seed: int) -> Request:
-    """The visit of a file that nothing traces."""
+def live_request(problem: Problem, file: LiveFile, seed: int, seconds: float) -> Request:
+    """The visit of a file that nothing traces, of at most `seconds`."""
     timed = frozenset[str]() if file.base is None else file.base.workloads
     return Request(
         path="live",
@@ -169,7 +174,8 @@ def live_request(problem: Problem, file: LiveFile, seed: int) -> Request:
         workloads=file.workloads,
         timed=tuple(n for n in file.workloads if n in timed),
         base="" if file.base is None else file.base.name,
-        limit_seconds=LIVE_SECONDS,
+        build_seconds=_BUILD_SHARE * seconds,
+        limit_seconds=seconds,
     )
 
 

@@ -168,9 +168,11 @@ class CudaDevice:
         torch.cuda.empty_cache()
 
     def capture(self, program: Capturable) -> Captured | None:
+        stream = torch.cuda.current_stream()
         try:
             return CapturedProgram(program)
         except (RuntimeError, CudaError, ReplayError):
+            torch.cuda.set_stream(stream)  # torch stays on its own where the capture cannot even be ended
             torch.cuda.synchronize()  # raises where the context is lost
             return None
 

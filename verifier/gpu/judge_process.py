@@ -45,6 +45,8 @@ from verifier.timing import WorkloadTiming
 from verifier.verdict import Ceilings, Diagnostic, FileRun, Record, Status, StepTimes, TestReport
 
 _PATIENCE = 60.0
+_LIVE_SHARE = 0.85
+"""Of a visit for all commands of a contestant: it may build its code in it."""
 _RACE_SECONDS = 60.0
 """Alternatives beyond that are the candidate's loss, and no visit that runs past its limit."""
 _RACE_REPEATS = 2
@@ -137,6 +139,7 @@ class Judge:
             return _Visit(self._device, self._references, self._plans, self._link, request, blobs)
         work = _LiveVisit(self._device, self._references, self._plans, self._contestant, request, blobs)
         work.runner, self._contestant.build_seconds = self._link, request.build_seconds
+        self._contestant.budget = _LIVE_SHARE * request.limit_seconds
         self._link.deadline, self._link.budget = request.command_seconds, request.limit_seconds / 2
         return work
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
@@ -59,7 +60,8 @@ def for_jobs(paths: Iterable[Path], *, device: bool = False) -> Access:
     granted = [*_python_folders(), *_project_packages(), *map(Path, _SYSTEM), *_library_path(), *paths]
     if device:
         tools += [*map(Path, _TOOLCHAIN), *_scripts()]
-        granted += [*map(Path, (*_TOOLCHAIN, *_DRIVER)), *_scripts(), *_headers()]
+        tools += _compilers()
+        granted += [*map(Path, (*_TOOLCHAIN, *_DRIVER)), *_scripts(), *_headers(), *_compilers()]
     return Access(
         read=_outermost(granted),
         listing=_existing([PROJECT_ROOT]),
@@ -119,6 +121,13 @@ def _scripts() -> list[Path]:
     """Where installed programs lie, for example ninja, in this environment and inside packages."""
     folders = [Path(sysconfig.get_path("scripts")), Path(sysconfig.get_path("purelib"), "ninja")]
     return [folder for folder in folders if folder != Path("/")]
+
+
+def _compilers() -> list[Path]:
+    """Prefixes of compilers and build tools that are installed under /opt."""
+    found = (shutil.which(name) for name in ("cc", "c++", "nvcc", "ninja"))
+    real = [Path(name).resolve() for name in found if name]
+    return [path.parents[1] for path in real if path.is_relative_to("/opt") and len(path.parents) > 3]
 
 
 def _headers() -> list[Path]:
