@@ -8,14 +8,13 @@ from textwrap import indent
 from typing import NamedTuple, TypeVar
 
 from pydantic import ValidationError
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from agent.record import Attempt, RunRecord, Turn, load_run
 from agent.run_folder import RunFolder
-from experiments.tables import file_words, interval, print_verdict, seconds, speedup, visible
+from experiments.tables import file_words, interval, open_console, print_verdict, seconds, speedup, visible
 from verifier.errors import UsageError
 from verifier.verdict import Diagnostic, KernelReport, Stage, Verdict
 
@@ -26,7 +25,7 @@ def print_attempt(folder: RunFolder, name: str) -> None:
     """Every turn of an attempt: its verdict and what the model was told. Raises UsageError for an unknown name."""
     record = load_run(folder.path)
     attempt = find_attempt(record, name)
-    console = _console()
+    console = open_console()
     console.print(_headline(attempt))
     for number, turn in enumerate(attempt.turns, 1):
         console.print(f"\n[bold]turn {number} of {len(attempt.turns)}[/]  {escape(turn.request)}{_leased(turn)}")
@@ -133,7 +132,7 @@ def print_difference(first: Verdict, second: Verdict) -> None:
     table = Table("what", "first", "second")
     for row in difference(first, second):
         table.add_row(*(escape(visible(text)) for text in row))
-    console = _console()
+    console = open_console()
     console.print(table if table.row_count else "the verdicts say the same")
 
 
@@ -232,10 +231,3 @@ def _numbered(items: Iterable[tuple[str, T]]) -> Iterator[tuple[str, T]]:
     for name, item in items:
         seen[name] = seen.get(name, 0) + 1
         yield name if seen[name] == 1 else f"{name} #{seen[name]}", item
-
-
-def _console() -> Console:
-    """Sentences wrap on a terminal and stay one line in a pipe."""
-    console = Console(highlight=False)
-    console.soft_wrap = not console.is_terminal
-    return console

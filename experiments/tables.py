@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable, Sequence
 from textwrap import indent
@@ -20,6 +21,7 @@ from verifier.problem import Problem
 from verifier.timing import WorkloadTiming
 from verifier.verdict import Diagnostic, FileRun, Verdict
 
+PIPE_COLUMNS = 160
 COLOURS = {"correct": "green", "untested": "yellow"}
 
 
@@ -86,7 +88,7 @@ def _plain(text: str) -> str:
 
 def print_verdict(verdict: Verdict) -> None:
     """The verdict of `verify` for people."""
-    console = _console()
+    console = open_console()
     colour = COLOURS.get(verdict.status, "red")
     console.print(f"[bold {colour}]{verdict.status}[/] at stage {verdict.stage}: {_plain(verdict.reason)}")
     live = ", the file itself run live" if verdict.path == "live" else ""
@@ -111,9 +113,11 @@ def print_verdict(verdict: Verdict) -> None:
     console.print("seconds  " + "  ".join(f"{stage} {value:.2f}" for stage, value in verdict.seconds.items()))
 
 
-def _console() -> Console:
-    """Sentences wrap on a terminal and stay one line in a pipe."""
+def open_console() -> Console:
+    """Sentences wrap on a terminal and stay one line in a pipe, where tables have room too."""
     console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = PIPE_COLUMNS
     console.soft_wrap = not console.is_terminal
     return console
 
@@ -161,14 +165,14 @@ def _timings(console: Console, verdict: Verdict) -> None:
         return
     base = base_name(verdict)
     over = f"speed-up over {base}"
-    table = Table("workload", "measured", base, over, "interval", "blocks", "decision", "from", "flags")
+    table = Table("workload", "measured", base, over, "interval", "blocks", "decision", "flags")
     for timing in verdict.profile.timings:
         shown = timing.confirmed or timing.decided
         flags = " ".join((*shown.flags, *(() if all(timing.graphs) else (_clock(timing),))))
         times = (_microseconds(t) for t in (shown.candidate_seconds, shown.base_seconds))
         table.add_row(
-            timing.workload, *times, speedup(shown.log_ratio), interval(timing), str(shown.blocks), shown.decision,
-            shown.kind, flags,
+            timing.workload, *times, speedup(shown.log_ratio), interval(timing), str(shown.blocks),
+            shown.decision + (", confirmed" if timing.confirmed else ""), flags,
         )  # fmt: skip
     console.print(table)
 
@@ -209,7 +213,7 @@ def _estimates(console: Console, verdict: Verdict) -> None:
 
 def print_baselines(rows: Sequence[BaselineRow]) -> None:
     """The rows of `baseline`."""
-    console, known = _console(), [row for row in rows if row.kind]
+    console, known = open_console(), [row for row in rows if row.kind]
     if known:
         kind = known[0].kind
         table = Table("baseline", "workload", str(kind), f"eager, {kind}", "speed-up", "interval", "notes")
@@ -230,11 +234,11 @@ def print_problems(rows: Iterable[tuple[str, str]]) -> None:
     table = Table("problem", "title")
     for name, title in rows:
         table.add_row(name, title)
-    _console().print(table)
+    open_console().print(table)
 
 
 def print_problem(problem: Problem) -> None:
-    console = _console()
+    console = open_console()
     console.print(f"[bold]{problem.name}[/]  {escape(problem.title)}")
     console.print(f"precision {problem.precision}  baseline {problem.baseline}  library {problem.library}")
     console.print(f"baselines: {', '.join(names(problem))}")
@@ -253,4 +257,4 @@ def print_doctor(facts: Iterable[Fact]) -> None:
     colours = {"ok": "green", "limited": "yellow", "missing": "red"}
     for fact in facts:
         table.add_row(f"[{colours[fact.state]}]{fact.state}[/]", fact.name, escape(fact.text))
-    _console().print(table)
+    open_console().print(table)

@@ -206,6 +206,7 @@ async def test_a_file_that_does_something_else_ships_its_plan(tmp_path: Path) ->
     await go(folder, script, Drafts(1), ScriptedGpu())
     assert json.loads((folder.best / "plan" / "plan.json").read_text()) == {"of": folder.best_file().read_text()}
     assert (folder.best / "plan" / "blobs" / "k.cubin").read_bytes() == b"binary"
+    assert "class ModelNew" in (folder.best / "kernel.py").read_text()
     assert "verifier.gpu.replay_once" in (folder.best / "replay.py").read_text()
     verdict = load_run(folder.path).attempts[0].turns[0].verdict
     assert verdict is not None

@@ -87,16 +87,15 @@ class GpuBench:
         kept: Kept = stage.handle
         visit = self._worker.visit(self._request(stage, kept, self._seed), plans_of(kept))
         if visit.status is Status.UNTRACEABLE and not refuse_live(self.problem.library):
-            names = tuple(p.workload for p in kept.plan.programs)
             with suppress(NoContestant):
-                visit = self._live(LiveFile(kept.source, visit.reason, names, kept.base), self._seed)
+                visit = self._live(_live_file(stage, visit.reason), self._seed)
         return joined(test, visit)
 
     def confirm(self, stage: CompileStage, test: TestStage) -> TestStage:
         """All of the visit again with another seed in a fresh runner, then times on fresh blocks."""
         again = {"confirmation": rules_for(test.timings), "limit_seconds": CONFIRM_SECONDS - _SPARE_SECONDS}
-        if isinstance(stage.handle, LiveFile):
-            return confirmed(test, self._live(stage.handle, _other_seed(self._seed, stage), again))
+        if test.report.path == "live":
+            return confirmed(test, self._live(_live_file(stage), _other_seed(self._seed, stage), again))
         kept: Kept = stage.handle
         request = self._request(stage, kept, _other_seed(self._seed, stage)).model_copy(update=again)
         return confirmed(test, self._worker.visit(request, plans_of(kept), fresh_runner=True))
@@ -106,7 +105,7 @@ class GpuBench:
         it out of bounds: it may fault on other memory, and the interpreter would have said the same. Races are
         warnings: the sanitizer knows too little of the barriers that Triton makes.
         """
-        if isinstance(stage.handle, LiveFile):
+        if test.report.path == "live":
             return test
         kept: Kept = stage.handle
         found = self._examination.run(
@@ -120,12 +119,13 @@ class GpuBench:
 
     def compare_file(self, stage: CompileStage, test: TestStage) -> TestStage:
         """The candidate's own file beside its plan. That it could not be run is said, and the search goes on."""
-        if not isinstance(stage.handle, Kept):
+        if test.report.path == "live":
             return test
         try:
             return test.model_copy(update={"file": self.run_file(stage, test.timings)})
         except InfrastructureError as fault:
-            return _noted(test, "file-not-run", f"the file itself was not run beside its plan: {fault}")
+            said = str(fault).strip().splitlines()[0][:300]
+            return _noted(test, "file-not-run", f"the file itself was not run beside its plan: {said}")
 
     def run_file(self, stage: CompileStage, timings: Sequence[WorkloadTiming] = ()) -> FileRun:
         """Runs the candidate's own file live beside its plan, on the same fresh inputs, before it is called best.
@@ -177,6 +177,14 @@ def live_request(problem: Problem, file: LiveFile, seed: int, seconds: float) ->
         build_seconds=_BUILD_SHARE * seconds,
         limit_seconds=seconds,
     )
+
+
+def _live_file(stage: CompileStage, reason: str = "") -> LiveFile:
+    """What runs live of a candidate: one that nothing traces, or one whose plan cannot be replayed."""
+    if isinstance(stage.handle, LiveFile):
+        return stage.handle
+    kept: Kept = stage.handle
+    return LiveFile(kept.source, reason, tuple(p.workload for p in kept.plan.programs), kept.base)
 
 
 def rules_for(timings: Sequence[WorkloadTiming]) -> Confirmation:
