@@ -7,11 +7,14 @@ answers nothing. The inputs of later calls lie sealed in the runner's memory, ea
 call. While calls are timed, the two sides never hold the same values. The caches are emptied before each call.
 
 Outputs are poisoned before each call. In blocks that are checked, the outputs of one call that the judge picks are
-compared like any other; no call knows whether it is that one.
+compared like any other; no call knows whether it is that one. Guards of both sides and, where they are small, the
+inputs of the base must be as they were.
 
 Not protected against: a kernel that leaves work out in so few of its calls that the median does not show it (the one
 call that is looked at finds a share p of the calls with probability 1 - (1 - p)^n after n checked blocks; half of the
-calls: 98% after 6); a runner that lies about its times, beyond what the judge's own clock refutes.
+calls: 98% after 6); a kernel that knows a word of the inputs of a later call and so unseals them in an earlier one, or
+that finds the weights of the base: all of it lies in one address space; a runner that lies about its times, beyond what
+the judge's own clock refutes.
 """
 
 from __future__ import annotations
@@ -77,6 +80,8 @@ class Pairs:
         self._open: dict[Side, Slots] = {}
         self._loaded: set[Side] = set()
         self._later: Arena | None = None
+        self._given: list[Any] = []
+        """What both sides were captured with, and the base is timed with; of small inputs only."""
         self.clocks: list[float] = []
         """Readings of the blocks so far, Hz."""
         self._pairs, self._most, self._flush, self._trials = 2, MOST_PAIRS, device.flush_bytes > 0, _TRIALS
@@ -175,6 +180,7 @@ class Pairs:
         values = self._inputs(salt)
         if time.perf_counter() - start > SLOW_INPUTS:
             self._most = 2
+        self._given = values if self._bytes() < SMALL_BYTES else []
         for side in sides:
             self._fill(side, values)
         graphs = {side: self._capture(side) for side in sides}
@@ -268,6 +274,9 @@ class Pairs:
         for held in self._open.values():
             if broken := held.broken():
                 raise TimedWrong(broken)
+        base = self._open["b"]
+        if self._given and set(base.changed(self._given)) - set(base.program.mutated_inputs):
+            raise TimedWrong("a kernel wrote into the inputs of the base")
         program = slots.program
         outputs, checks = compared(program, slots.outputs.views, made, reference, "timed")
         if checks is None:

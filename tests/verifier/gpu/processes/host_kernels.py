@@ -5,6 +5,7 @@ Every kernel has the arguments (x, y, out, n); the honest one stores x * 2 + y.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -16,6 +17,7 @@ import torch
 
 from verifier.gpu.cuda import CudaError
 from verifier.gpu.host_device import HostDevice, HostLauncher, Kernel, tensor_at
+from verifier.gpu.runner import Runner
 from verifier.plan.schema import Alternative, KernelImage
 from verifier.sandbox import wire
 
@@ -60,6 +62,14 @@ def overrun_output(launch: Alternative, addresses: Sequence[int]) -> None:
     """Writes one element behind its output, which is memory of the call."""
     right(launch, addresses)
     tensor_at(addresses[2] + 4 * 300, 1, torch.float32).zero_()
+
+
+def spoils(launch: Alternative, addresses: Sequence[int]) -> None:
+    """Finds the inputs of the base, where there is one, and overwrites them."""
+    right(launch, addresses)
+    for runner in (found for found in gc.get_objects() if type(found) is Runner):
+        if "b" in runner._programs:
+            runner._programs["b"].inputs[0].zero_()
 
 
 def flaky(launch: Alternative, addresses: Sequence[int]) -> None:

@@ -172,7 +172,7 @@ def test_pairs_of_candidate_and_base(worker: GpuWorker, plans: Make, request_of:
     assert 0 < timing.decided.candidate_seconds < timing.host_bound_seconds * 20
 
 
-@pytest.mark.parametrize("kernel", ["late", "memo"])
+@pytest.mark.parametrize("kernel", ["late", "memo", "spoils"])
 def test_what_is_wrong_only_when_timed_is_wrong(worker: GpuWorker, plans: Make, request_of: Ask, kernel: str) -> None:
     request = request_of(timed=("small",), draws=("task",), repeats=1, probe=False, rules=Rules(max_blocks=2))
     visit = worker.visit(request, plans(kernel, based=True))
