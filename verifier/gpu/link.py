@@ -154,11 +154,11 @@ class Link:
             raise self._lost(ProtocolError("it did not time what it was asked to"))
         return TimedReply(reply, host)
 
-    def begin_calls(self, name: str, count: int, *, give: bool, idle: bool) -> None:
-        """A program gets ready for `count` calls; between them nothing else may be asked. `give`: a call ends when its
-        outputs are in their slots. `idle`: every other call, from the first on, does next to nothing; for runners."""
+    def begin_calls(self, name: str, count: int, *, idle: bool) -> None:
+        """A program gets ready for `count` calls; between them nothing else may be asked. A call ends when its outputs
+        are in their slots. `idle`: every other call, from the first on, does next to nothing; for runners."""
         self._flags.set(Flags.GO, 0)
-        self._send({"command": "calls", "name": name, "count": count, "give": give, "idle": idle})
+        self._send({"command": "calls", "name": name, "count": count, "idle": idle})
         self._calls = 0
 
     def near(self) -> None:

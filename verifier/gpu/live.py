@@ -14,9 +14,10 @@ base's runner, beside each pair, say how much, and that is subtracted. What is l
 Python of both sides.
 
 What this does not see: up to `HIDDEN_SECONDS` of a call can hide between the last byte of the inputs and go, and
-between done and the copy engine's reading. No claim is made of a gain that it could explain. Memory stays where it is
-for the whole comparison. A candidate's time holds a copy of its outputs into their slots; the base's holds none, except
-beside its own file (`live_file.py`). Inputs were just written on both sides, so small ones come from the cache.
+between done and the copy engine's reading. Both sides' times hold a copy of their outputs into slots, which a candidate
+that finds its slots could leave out (`copy_seconds`). No claim is made of a gain that the two together could explain.
+Memory stays where it is for the whole comparison. Inputs were just written on both sides, so small ones come from the
+cache.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -45,9 +46,8 @@ from verifier.timing import RULES, Block, Rules
 
 HIDDEN_SECONDS = 6e-5
 """What a liar may gain in one call."""
-COARSER = {"margin": math.log(1.02), "resolution": HIDDEN_SECONDS}
-"""Of the rules: a host's clock is coarser than a GPU's, and neither side's memory moves between blocks."""
-LIVE_RULES: Rules = RULES.model_copy(update={**COARSER, "max_seconds": 2.0, "max_blocks": 32})
+_MARGIN = math.log(1.02)
+"""A host's clock is coarser than a GPU's, and neither side's memory moves between blocks."""
 BLOCK_SECONDS = 0.1
 MOST_PAIRS = 16
 _NEAR_SECONDS = 2e-4
@@ -56,17 +56,18 @@ _PEEKS, _PEEK_BYTES = 6, 16 << 10
 """Parts of each output that are looked at right after done."""
 _BUSY_SECONDS = 5e-4
 _STEP = 8
+_COPIES = 5
+R = TypeVar("R", bound=Rules)
 Side = Literal["a", "b"]
 
 
 @dataclass
 class Contender:
-    """One side: its process and what it runs. `give`: its time holds the copy into its slots."""
+    """One side: its process and what it runs."""
 
     side: Side
     link: Link
     loaded: Loaded
-    give: bool
     choice: Mapping[int, int] = field(default_factory=dict)
     slots: Slots | None = None
     graph: bool = False
@@ -110,6 +111,28 @@ class HostPairs:
             for contender in contenders:
                 self.side = contender.side
                 contender.graph = contender.link.capture(contender.side, graph=False)
+
+    def rules(self, rules: Rules) -> Rules:
+        """For the decision, where the request has no rules of its own: coarser by what the judge's clock cannot see."""
+        if rules != RULES:
+            return rules
+        return self.coarser(rules).model_copy(update={"max_seconds": 2.0, "max_blocks": 32})
+
+    def coarser(self, rules: R) -> R:
+        """The rules with a wider margin, and intervals no narrower than what a liar may gain."""
+        return rules.model_copy(update={"margin": _MARGIN, "resolution": HIDDEN_SECONDS + self.copy_seconds()})
+
+    def copy_seconds(self) -> float:
+        """What copying the candidate's outputs takes, on a GPU that does nothing else."""
+        assert self._candidate is not None
+        found = []
+        for _ in range(_COPIES):
+            start = time.perf_counter()
+            for copy, view in zip(self._kept["a"], self._slots(self._candidate).outputs.views, strict=True):
+                copy.copy_(view)
+            self._device.synchronize()
+            found.append(time.perf_counter() - start)
+        return min(found)
 
     def measure(self, index: int) -> Block:
         """One block; candidate first in even pairs. Some of the candidate's calls are checked, nobody knows which."""
@@ -226,7 +249,7 @@ class HostPairs:
             for contender in self._contenders():
                 self.side = contender.side
                 base = contender is self._base
-                contender.link.begin_calls(contender.side, 2 * count if base else count, give=contender.give, idle=base)
+                contender.link.begin_calls(contender.side, 2 * count if base else count, idle=base)
                 begun.append(contender.link)
             yield
         except BaseException:

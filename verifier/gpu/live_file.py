@@ -66,8 +66,8 @@ class FileWork:
 
     def _workload(self, reference: Reference, file: Loaded, plan: Loaded) -> None:
         name = reference.workload.name
-        one = Contender("a", self._link, file, give=True)
-        other = Contender("b", self._runner, plan, give=True, choice=self._request.choices.get(name, {}))
+        one = Contender("a", self._link, file)
+        other = Contender("b", self._runner, plan, choice=self._request.choices.get(name, {}))
         pairs = HostPairs(self._device, reference, other, self._request.salt)
         try:
             pairs.open(one, alike=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from verifier.gpu.check import DoesNotFit, Found, Loaded
 from verifier.gpu.device import Device
 from verifier.gpu.link import Link, RunnerFailed
-from verifier.gpu.live import COARSER, LIVE_RULES, Contender, HostPairs
+from verifier.gpu.live import Contender, HostPairs
 from verifier.gpu.references import References
 from verifier.gpu.visit import Request
 from verifier.plan.arguments import Arg, DictArg, ListArg, TensorArg
@@ -21,7 +21,7 @@ from verifier.plan.schema import Parameter, Plan, Program, Storage, Value
 from verifier.problem import Workload
 from verifier.reference import Reference
 from verifier.specs import dtype_name, encode, leaves, span
-from verifier.timing import RULES, WorkloadTiming, confirm, decide
+from verifier.timing import WorkloadTiming, confirm, decide
 from verifier.verdict import Diagnostic
 
 
@@ -198,7 +198,7 @@ class LiveSteps:
             self._link = kept
 
     def _base(self, name: str) -> Contender:
-        return Contender("b", self.runner, self._loaded("base"), give=False)
+        return Contender("b", self.runner, self._loaded("base"))
 
     def _try_time(self, candidate: Loaded, workload: Workload) -> None:
         """Times a workload by the host's clock, or says in a warning why that was not possible."""
@@ -212,15 +212,13 @@ class LiveSteps:
         """Why there are no times, in words."""
         reference, request = self._reference(workload.name), self._request
         pairs = HostPairs(self._device, reference, self._base(workload.name), request.salt)
-        rules = LIVE_RULES if request.rules == RULES else request.rules
         try:
-            pairs.open(Contender("a", self._link, candidate, give=True))
+            pairs.open(Contender("a", self._link, candidate))
             floor = request.floor_seconds.get(workload.name, 0.0)
-            decided = decide(pairs.measure, rules, floor_seconds=floor)
+            decided = decide(pairs.measure, pairs.rules(request.rules), floor_seconds=floor)
             confirmed = None
             if request.confirmation is not None:
-                again = request.confirmation.model_copy(update=COARSER)
-                confirmed = confirm(pairs.measure, decided, again, floor_seconds=floor)
+                confirmed = confirm(pairs.measure, decided, pairs.coarser(request.confirmation), floor_seconds=floor)
         except RunnerFailed as failed:
             self.base_lost = self.base_lost or (failed.lost and pairs.side == "b")
             if pairs.side == "a" and failed.kind != "out-of-memory":

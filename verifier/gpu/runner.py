@@ -269,8 +269,8 @@ class Runner:
                      clock_hz=timed.clock_hz)  # fmt: skip
 
     def _calls(self, message: Message, turn: int) -> Reply:
-        """One call for each go of the judge, timed by its own clock; `give`: done comes when the outputs are in their
-        slots; `idle`: calls 0, 2, 4 ... do next to nothing."""
+        """One call for each go of the judge, timed by its own clock: done comes when the outputs are in their slots.
+        `idle`: calls 0, 2, 4 ... do next to nothing."""
         program, header = self._programs[message.header["name"]], message.header
         for i in range(header["count"]):
             program.prepare([], 0)
@@ -281,8 +281,7 @@ class Runner:
                 self._device.nothing()
             else:
                 program.call()
-                if header["give"]:
-                    program.give()
+                program.give()
             self._device.synchronize()
             self._flags.set(Flags.DONE, Flags.call(turn, i))
         return Reply(turn=turn)

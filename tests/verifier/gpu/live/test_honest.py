@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from tests.verifier.gpu.live.conftest import HONEST, QUICK, Live, forward
+from verifier.gpu.live import HIDDEN_SECONDS
+from verifier.timing import RULES
 from verifier.verdict import Status
 
 RIGHT = {
@@ -63,3 +67,16 @@ def test_a_mistake_is_named_with_its_line(live: Live, name: str) -> None:
     assert visit.status is status, visit.reason
     assert text in visit.reason
     assert next(f.line for f in visit.test.findings if f.severity == "error") == line
+
+
+def test_no_claim_is_made_of_what_a_hosts_clock_cannot_see(live: Live) -> None:
+    visit = live(HONEST, timed=("small",), rules=RULES, **QUICK)
+    (timing,) = visit.timings
+    decided = timing.decided
+    assert decided.margin == pytest.approx(math.log(1.02))
+    assert decided.lower is not None
+    assert decided.upper is not None
+    assert decided.candidate_seconds is not None
+    assert decided.base_seconds is not None
+    shorter = min(decided.candidate_seconds, decided.base_seconds)
+    assert (decided.upper - decided.lower) / 2 > HIDDEN_SECONDS / shorter
