@@ -207,7 +207,7 @@ def install(target: Target, recorder: Recorder) -> None:
 def _answer_for_libraries() -> None:
     """What a CUDA build of torch would ask a device: which convolution to run, whether to pack weights for cuDNN. The
     layout of a convolution's result is `shapes.layout`'s. Weights of recurrent layers stay apart: cuDNN copies them
-    together at each call, which gives the same bits (`experiments/results/replay_on_h200.md`) in the same time.
+    together at each call, which gives the same bits (`experiments/results/replay_on_gpus.md`) in the same time.
     """
     c: Any = torch._C
     _replace(
