@@ -119,8 +119,11 @@ class HostPairs:
         return self.coarser(rules).model_copy(update={"max_seconds": 2.0, "max_blocks": 32})
 
     def coarser(self, rules: R) -> R:
-        """The rules with a wider margin, and intervals no narrower than what a liar may gain."""
-        return rules.model_copy(update={"margin": _MARGIN, "resolution": HIDDEN_SECONDS + self.copy_seconds()})
+        """The rules with a wider margin, and intervals no narrower than what a liar may gain. Uneven times are the
+        host's own; each call is looked at, so nobody leaves its work out.
+        """
+        hidden = HIDDEN_SECONDS + self.copy_seconds()
+        return rules.model_copy(update={"margin": _MARGIN, "resolution": hidden, "uneven": 0.0})
 
     def copy_seconds(self) -> float:
         """What copying the candidate's outputs takes, on a GPU that does nothing else."""
