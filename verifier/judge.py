@@ -98,10 +98,9 @@ def open_zygotes() -> Iterator[Zygotes]:
     """Two warm servers, one with Triton's interpreter. Both end with the block. Raises SandboxError."""
     compiler = Zygote(preload=COMPILE_PRELOAD)
     interpreter = Zygote(preload=INTERPRET_PRELOAD, environ=INTERPRET_ENVIRON)
-    # A server dies with the thread that started it: the threads live as long as the block.
-    with ThreadPoolExecutor(2) as threads, closing(compiler), closing(interpreter):
-        for start in [threads.submit(zygote.start) for zygote in (compiler, interpreter)]:
-            start.result()
+    with closing(compiler), closing(interpreter):
+        with ThreadPoolExecutor(2) as threads:
+            list(threads.map(Zygote.start, (compiler, interpreter)))
         yield Zygotes(compile=compiler, interpret=interpreter)
 
 
