@@ -69,8 +69,8 @@ _CHANCE = (
     "one of several"
 )
 _BRANCH = (
-    "the file does something else where its name, folder, process, clock and addresses are others; a candidate may not "
-    "depend on who runs it"
+    "the file does something else where its name, folder, user, clock and the layout of memory are others; a candidate "
+    "may not depend on who runs it"
 )
 
 
