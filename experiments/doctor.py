@@ -33,6 +33,7 @@ def examine() -> list[Fact]:
         _assembler(),
         *_gpus(),
         *_tools(),
+        *_builds(),
         _memory(),
         _disk(),
         *_isolation(),
@@ -112,6 +113,20 @@ def _tools() -> list[Fact]:
         elif visible_gpus():
             facts.append(Fact(name=name, state="limited", text=f"not installed: a new best is examined without {use}"))
     return facts
+
+
+def _builds() -> list[Fact]:
+    """What C++ extensions of live candidates are built with."""
+    from verifier.gpu.found import visible_gpus
+    from verifier.gpu.replay_folder import find_tool
+
+    missing = [name for name in ("c++", "ninja", "nvcc") if find_tool(name) is None]
+    if not visible_gpus():
+        return []
+    if missing:
+        text = f"{', '.join(missing)} not installed: files that build C++ extensions end as compile errors"
+        return [Fact(name="extensions", state="limited", text=text)]
+    return [Fact(name="extensions", state="ok", text="files that build C++ extensions run live, by their own process")]
 
 
 def _memory() -> Fact:

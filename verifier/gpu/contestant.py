@@ -12,6 +12,8 @@ What this does NOT protect against, beside what `sandbox/confine.py` lists:
 - Load on the device. Its kernels share the GPU with the judge and the base while it lives. What slows the base down is
   refused by comparing it with the base alone; what slows the judge down costs the candidate its own time limit.
 - Compilers. A live job may execute the system's programs and build native code; the layers hold those as they hold it.
+- What computes. Nothing outside of its process sees which kernels made the outputs, so the problem's library policy is
+  not checked; and up to 60 us of a call, and the copy of its outputs, can hide from the judge's clock (`live.py`).
 - The driver's own messages between processes and its counters (clocks, memory in use, names of other processes).
 """
 
