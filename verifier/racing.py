@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
+HOPELESS = 2.0
+"""Times the best first measurement."""
 Choice = Mapping[int, int]
 """Index of a launch step to index of its alternative; a step that is missing takes alternative 0."""
 
@@ -94,12 +96,15 @@ class _Track:
         return 0 if self.clock() > self.end else self.most - self.count
 
     def medians(self, choices: Sequence[Choice], repeats: int) -> list[float]:
-        """Median seconds of each choice; every other round runs backwards, so that a linear drift cancels."""
+        """Median seconds of each choice; every other round runs backwards, so that a linear drift cancels. One that is
+        far behind after its first measurement has no other."""
         seen: list[list[float]] = [[] for _ in choices]
         for turn in range(repeats):
             order = range(len(choices)) if turn % 2 == 0 else range(len(choices) - 1, -1, -1)
+            hopeless = HOPELESS * min(times[0] for times in seen) if turn else math.inf
             for i in order:
-                seen[i].append(self._one(choices[i]))
+                if not turn or seen[i][0] <= hopeless:
+                    seen[i].append(self._one(choices[i]))
         return [median(times) for times in seen]
 
     def _one(self, choice: Choice) -> float:

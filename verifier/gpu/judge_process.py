@@ -50,6 +50,7 @@ _LIVE_SHARE = 0.85
 _RACE_SECONDS = 60.0
 """Alternatives beyond that are the candidate's loss, and no visit that runs past its limit."""
 _RACE_REPEATS = 2
+_COLLECT_EVERY = 16
 _PLANS = 8
 """Plans that a judge keeps as read: those of the last bases come again."""
 _STEP_RUNS = 8
@@ -62,7 +63,8 @@ class Unsupported(Exception):
 
 
 class Plans:
-    """Reads plans strictly, and remembers the last ones by all of their bytes."""
+    """Reads plans, and remembers the last ones by all of their bytes. What a kernel's text says of it was read where
+    the plan was made; here a kernel is something to load."""
 
     def __init__(self) -> None:
         self._read: dict[bytes, Loaded] = {}
@@ -73,7 +75,7 @@ class Plans:
         """Raises PlanError."""
         parts = [text, *(part for name in sorted(blobs) for part in (name.encode(), blobs[name]))]
         key = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).digest()
-        found = self._read.pop(key, None) or Loaded(read_plan(json.loads(text), blobs), text, blobs)
+        found = self._read.pop(key, None) or Loaded(read_plan(json.loads(text), blobs, kernels=False), text, blobs)
         self._read[key] = found
         while len(self._read) > _PLANS:
             del self._read[next(iter(self._read))]
@@ -89,6 +91,7 @@ class Judge:
         self._plans = Plans()
         self._link: Link | None = None
         self._contestant: ContestLink | None = None
+        self._visits = 0
         self._ceilings: Ceilings | None = None
 
     def take_contestant(self, message: Message) -> None:
@@ -129,7 +132,9 @@ class Judge:
             if work.runner_lost:
                 self._drop_runner()
             self._drop_contestant()
-            gc.collect()
+            self._visits += 1
+            if work.lost or self._visits % _COLLECT_EVERY == 0:
+                gc.collect()
             self._device.trim()
 
     def _work(self, request: Request, blobs: dict[str, bytes]) -> _Visit:
@@ -246,8 +251,9 @@ class _Visit:
     def _check(self, candidate: Loaded, only: tuple[str, ...] = (), choice: dict[int, int] | None = None) -> None:
         request = self._request
         for i, name in enumerate(only or request.workloads):
+            salt = "" if name in request.timed else request.salt  # timed calls have inputs of their own
             check = WorkloadCheck(
-                self._device, self._link, self._references, candidate, self._reference(name), request.salt, choice
+                self._device, self._link, self._references, candidate, self._reference(name), salt, choice
             )
             check.run(request.draws, request.repeats, request.probe and i == 0, self._found)
             if self._found.wrong():
@@ -268,6 +274,14 @@ class _Visit:
             self._found.findings.append(Diagnostic(severity="warning", code="not-timed", message=message))
             self._references.clear()
             self._clear()
+            self._check_anew(candidate, workload.name)
+
+    def _check_anew(self, candidate: Loaded, workload: str) -> None:
+        """On inputs that no visit had before, as timed calls are."""
+        with suppress(DoesNotFit, torch.OutOfMemoryError):
+            WorkloadCheck(
+                self._device, self._link, self._references, candidate, self._reference(workload), self._request.salt
+            ).run(("task",), 1, False, self._found)
 
     def _check_base(self, base: Loaded, workload: str) -> None:
         """Once for a base that is not the reference itself. Raises DoesNotFit where its outputs are wrong."""

@@ -43,6 +43,7 @@ class Replayer:
         """Library results that were copied to the plan's layout in the last run."""
         self._blobs, self._device, self._launcher = blobs, device, launcher
         self._kernels: dict[str, Any] = {}
+        self._loaded = False
         self._memory = Memory(self.program, device)
         self._state: Mapping[str, Tensor] = {}
         self._choice: Mapping[int, int] = {}
@@ -54,13 +55,17 @@ class Replayer:
     # -- preparation -------------------------------------------------------------------------------
 
     def load(self) -> None:
-        """Loads every kernel that the program launches. Raises CudaError."""
-        steps = [*self.program.setup, *self.program.forward]
-        for step in steps:
-            for launch in step.alternatives if isinstance(step, LaunchStep) else ():
-                image = self.plan.kernels[launch.kernel]
-                if launch.kernel not in self._kernels:
-                    self._kernels[launch.kernel] = self._launcher.load(image, self._blobs[f"{image.cubin}.cubin"])
+        """Loads every kernel that the program launches with the alternatives chosen so far. Raises CudaError."""
+        self._loaded = True
+        steps = [(0, s) for s in self.program.setup]
+        steps += [(self._choice.get(i, 0), s) for i, s in enumerate(self.program.forward)]
+        for choice, step in steps:
+            if not isinstance(step, LaunchStep):
+                continue
+            name = step.alternatives[choice].kernel
+            if name not in self._kernels:
+                image = self.plan.kernels[name]
+                self._kernels[name] = self._launcher.load(image, self._blobs[f"{image.cubin}.cubin"])
 
     def bind(self, inputs: Sequence[Tensor], state: Mapping[str, Tensor]) -> None:
         """Input tensors in leaf order, used in place, and the state-dict values to load (copied in set-up).
@@ -132,6 +137,8 @@ class Replayer:
             if not isinstance(step, LaunchStep) or not 0 <= index < len(step.alternatives):
                 raise ReplayError(f"step {position} has no alternative {index}")
         self._choice = dict(choice)
+        if self._loaded:
+            self.load()
 
     # -- running -----------------------------------------------------------------------------------
 

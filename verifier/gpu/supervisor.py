@@ -53,13 +53,17 @@ class Plans:
     source: str | None = None
 
     def packed(self) -> dict[str, bytes]:
-        """Blobs of the message to the judge."""
+        """Blobs of the message to the judge: plans, and of their kernels what a GPU loads."""
         made = {} if self.source is None else {"source": self.source.encode()}
         if self.plan is not None:
-            made |= {"plan": json.dumps(self.plan).encode(), **{f"plan/{k}": v for k, v in self.blobs.items()}}
+            made |= {"plan": json.dumps(self.plan).encode(), **_cubins("plan", self.blobs)}
         if self.base is not None:
-            made |= {"base": json.dumps(self.base).encode(), **{f"base/{k}": v for k, v in self.base_blobs.items()}}
+            made |= {"base": json.dumps(self.base).encode(), **_cubins("base", self.base_blobs)}
         return made
+
+
+def _cubins(prefix: str, blobs: Mapping[str, bytes]) -> dict[str, bytes]:
+    return {f"{prefix}/{name}": data for name, data in blobs.items() if name.endswith(".cubin")}
 
 
 class _Process:

@@ -21,6 +21,12 @@ def sections(data: bytes) -> list[tuple[str, int, bytes]]:
     return [(name, r[5], b"" if r[1] == _NOBITS else data[r[4] : r[4] + r[5]]) for name, r in _rows(data)]
 
 
+def whole(data: bytes) -> bool:
+    """Whether it is such a file and holds all that its table of sections names."""
+    rows = _rows(data)
+    return bool(rows) and all(r[1] == _NOBITS or r[4] + r[5] <= len(data) for _, r in rows)
+
+
 def symbols(data: bytes) -> list[str]:
     """Names of the symbol table's entries, in order."""
     content = {name: body for name, _, body in sections(data)}

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 
 from pydantic import ValidationError
 
-from verifier.plan import abi_sizes, cuda_image, roles, triton_image
+from verifier.plan import abi_sizes, cuda_image, elf, roles, triton_image
 from verifier.plan.arguments import (
     ConstexprArg,
     DescriptorArg,
@@ -27,6 +27,7 @@ from verifier.plan.arguments import (
     ScalarIntArg,
     values_in,
 )  # fmt: skip
+from verifier.plan.cuda_abi import CubinError, read_facts
 from verifier.plan.schema import Alternative, AtenStep, Constant, KernelImage, LaunchStep, Plan, Program
 from verifier.target import ARCHITECTURES, TARGETS, Target, get_target
 
@@ -45,9 +46,11 @@ class PlanError(ValueError):
     """A plan that is malformed or contradicts itself. One sentence."""
 
 
-def read_plan(value: object, blobs: Mapping[str, bytes]) -> Plan:
+def read_plan(value: object, blobs: Mapping[str, bytes], *, kernels: bool = True) -> Plan:
     """The checked plan. `value` is the plan's JSON value; `blobs` must hold every kernel's cubin and PTX, and the TTIR
-    of Triton's."""
+    of Triton's. Without `kernels` only that each cubin is there and holds its kernel: for a process that runs a plan
+    which was read in full before.
+    """
     try:
         text = json.dumps(value, allow_nan=False)
         if len(text) > MAX_PLAN_BYTES:
@@ -63,7 +66,10 @@ def read_plan(value: object, blobs: Mapping[str, bytes]) -> Plan:
         raise PlanError(f"the plan is not JSON: {type(wrong).__name__}") from None
     target = _target(plan)
     for sha, image in plan.kernels.items():
-        _check_kernel(sha, image, blobs, target)
+        if kernels:
+            _check_kernel(sha, image, blobs, target)
+        else:
+            _find_kernel(image, blobs)
     for program in plan.programs:
         _ProgramCheck(plan, program, target).run()
     return plan
@@ -89,6 +95,15 @@ def _blob(blobs: Mapping[str, bytes], sha: str, suffix: str) -> bytes:
     assert data is not None
     _require(hashlib.sha256(data).hexdigest() == sha, f"blob {sha[:12]}.{suffix} does not match its name")
     return data
+
+
+def _find_kernel(image: KernelImage, blobs: Mapping[str, bytes]) -> None:
+    cubin = _blob(blobs, image.cubin, "cubin")
+    _require(elf.whole(cubin), f"kernel {image.name}: its cubin is cut off")
+    try:
+        read_facts(cubin, image.name)
+    except CubinError as wrong:
+        raise PlanError(f"kernel {image.name}: {wrong}") from None
 
 
 def _check_kernel(sha: str, image: KernelImage, blobs: Mapping[str, bytes], target: Target) -> None:
