@@ -22,9 +22,14 @@ def sections(data: bytes) -> list[tuple[str, int, bytes]]:
 
 
 def whole(data: bytes) -> bool:
-    """Whether it is such a file and holds all that its table of sections names."""
+    """Whether it is such a file and holds its segments' table and all that its sections' table names."""
     rows = _rows(data)
-    return bool(rows) and all(r[1] == _NOBITS or r[4] + r[5] <= len(data) for _, r in rows)
+    if not rows:
+        return False
+    fields = _HEADER.unpack_from(data)
+    return fields[5] + fields[9] * fields[10] <= len(data) and all(
+        r[1] == _NOBITS or r[4] + r[5] <= len(data) for _, r in rows
+    )
 
 
 def symbols(data: bytes) -> list[str]:
