@@ -224,7 +224,7 @@ class WorkloadCheck:
         with part("write slots"):
             slots.write(made.inputs, self._reference.state)
             slots.arm()
-            self._device.make_room(sum(s.bytes for s in self._program.storages))
+            self._references.make_room(self._device, sum(s.bytes for s in self._program.storages))
         self._bind(slots, setup=setup)
         kept: list[Tensor] = []
         for turn in range(repeats):

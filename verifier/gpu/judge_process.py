@@ -307,6 +307,7 @@ class _Visit:
     def _time(self, candidate: Loaded, base: Loaded, workload: Workload) -> None:
         request = self._request
         pairs = Pairs(self._device, self._link, self._reference(workload.name), candidate, base, request.salt)
+        self._references.make_room(self._device, pairs.needed_bytes())
         try:
             if alternatives := pairs.alternatives():
                 found = racing.race(

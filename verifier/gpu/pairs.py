@@ -190,7 +190,6 @@ class Pairs:
     def _allocate(self, sides: Sequence[Side]) -> None:
         """The slots of all blocks."""
         self._refuse_large()
-        self._device.make_room(self._bytes_of_runner())
         for number, side in enumerate(sides):
             self.side = side
             program = self._sides[side].program(self._reference.workload.name)
@@ -213,10 +212,11 @@ class Pairs:
         if need > free:
             raise DoesNotFit(f"the timing needs at least {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free")
 
-    def _bytes_of_runner(self) -> int:
-        """What the runner allocates at most for both sides, where no library needs more for itself."""
+    def needed_bytes(self) -> int:
+        """What judge and runner allocate at most for both sides, where no library needs more for itself."""
         programs = (loaded.program(self._reference.workload.name) for loaded in self._sides.values())
-        return sum(s.bytes for program in programs for s in program.storages if s.origin != "input")
+        made = sum(s.bytes for program in programs for s in program.storages if s.origin != "input")
+        return made + 4 * self._bytes()
 
     def _fill(self, side: Side, values: list[Any]) -> None:
         """Inputs and program of one side."""

@@ -10,6 +10,7 @@ from collections import OrderedDict
 
 import torch
 
+from verifier.gpu.device import Device
 from verifier.gpu.parts import Parts
 from verifier.problem import Problem, Workload
 from verifier.reference import Expected, Probe, Reference, Skip, bytes_of
@@ -88,6 +89,12 @@ class References:
         if made is None or bytes_of([made.inputs, made.state, made.expected]) < self._most // 64:
             self._probes[key] = made
         return made
+
+    def make_room(self, device: Device, nbytes: int) -> None:
+        """Drops draws, those that were not used for longest first, until another process could have `nbytes`."""
+        while self._draws and device.free_bytes() < nbytes:
+            self._draws.popitem(last=False)
+        device.make_room(nbytes)
 
     def clear(self) -> None:
         self._probes.clear()
