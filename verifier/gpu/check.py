@@ -4,6 +4,10 @@ For each draw every input slot is written anew and the guards around inputs and 
 outputs are poisoned. As soon as the runner has answered, the outputs are compared with PyTorch's own result, byte by
 byte and in one pass; where they differ they are copied away first, and only the copies are compared. The first draw
 runs several times; runs that do not agree bit by bit are a warning, and then each of them is compared.
+
+A kernel that is wrong in a share p of its runs is found with probability 1 - (1 - p)^n after n of them: ten runs for a
+workload with five repeats find 74% of those that are wrong one time in eight, 15% of one in 64; what `pairs` looks at
+comes on top.
 """
 
 from __future__ import annotations
