@@ -170,6 +170,8 @@ class _Visit:
     """What happens to one request."""
 
     path: Literal["plan", "live"] = "plan"
+    beside_bytes = 0
+    """Memory of the GPU that processes of ours beside the runner may hold."""
 
     def __init__(
         self, device: Device, references: References, plans: Plans, link: Link, request: Request,
@@ -193,7 +195,7 @@ class _Visit:
         start = time.perf_counter()
         checked = start
         try:
-            self._found.findings += signs(self._device.other_bytes(), (), None)
+            self._found.findings += signs(self._device.other_bytes() - self.beside_bytes, (), None)
             with self._part("plan"):
                 candidate = self._candidate()
             self._check(candidate)
@@ -392,6 +394,7 @@ class _LiveVisit(LiveSteps, _Visit):
     """A request whose candidate runs in a contestant."""
 
     path = "live"
+    beside_bytes = 2 << 30
 
     @property
     def runner_lost(self) -> bool:
