@@ -3,7 +3,8 @@
     task          what get_inputs returns
     normal        N(0, 1)
     heavy_tailed  Student's t with 3 degrees of freedom, clamped to +-64
-    sparse        N(0, 1) / 256, nine of ten elements are zero: a wrong epsilon or an absolute threshold shows
+    sparse        N(0, 1), nine of ten elements are zero; a 256th of that where the reference has no weights, so that a
+                  wrong epsilon or an absolute threshold shows (beside a bias, such values would be lost in it)
     scaled        64 N(0, 1) for one tensor, 5 N(0, 1) where several are replaced: scores, products of two among them,
                   pass 100, so that exp overflows where no maximum is subtracted; larger ones would lose honest kernels
                   of fp16 whose scores are rounded
@@ -49,6 +50,7 @@ class _Place(NamedTuple):
     number: int
     among: int
     reduced: bool
+    bare: bool
 
 
 def derive_seed(seed: int, *names: str) -> int:
@@ -58,9 +60,11 @@ def derive_seed(seed: int, *names: str) -> int:
 
 
 def draw(
-    name: str, get_inputs: Callable[[], Any], seed: int, device: torch.device | str = "cpu", *, reduced: bool = False
-) -> list[Any]:
-    """Arguments of `forward` under distribution `name`, made on `device`; `reduced`: its outputs are much smaller.
+    name: str, get_inputs: Callable[[], Any], seed: int, device: torch.device | str = "cpu", *, reduced: bool = False,
+    bare: bool = True,
+) -> list[Any]:  # fmt: skip
+    """Arguments of `forward` under distribution `name`, made on `device`; `reduced`: its outputs are much smaller;
+    `bare`: the reference has no weights.
 
     The same on every call with equal arguments on one kind of device; the kinds differ. Raises KeyError for a name that
     is not in DRAWS.
@@ -73,7 +77,7 @@ def draw(
     given = list(leaves(values))
     chosen = [i for i, t in enumerate(given) if replaceable(t)]
     for place, i in enumerate(chosen):
-        given[i] = _structured(make(given[i], generator, _Place(place, len(chosen), reduced)), given[i])
+        given[i] = _structured(make(given[i], generator, _Place(place, len(chosen), reduced, bare)), given[i])
     made: list[Any] = _replace(values, given)
     return made
 
@@ -195,7 +199,8 @@ def _heavy_tailed(own: Tensor, generator: torch.Generator, place: _Place) -> Ten
 
 
 def _sparse(own: Tensor, generator: torch.Generator, place: _Place) -> Tensor:
-    made = _empty(own, generator).normal_(0.0, SMALL if own.dtype.itemsize > 1 else 1.0, generator=generator)
+    small = place.bare and own.dtype.itemsize > 1
+    made = _empty(own, generator).normal_(0.0, SMALL if small else 1.0, generator=generator)
     return _like(made.mul_(_empty(own, generator).bernoulli_(0.1, generator=generator)), own)
 
 

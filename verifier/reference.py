@@ -156,7 +156,9 @@ class Reference:
     def inputs(self, name: str, *salt: str) -> list[Any]:
         """The arguments of `forward` under distribution `name`, made anew; another `salt` gives other values."""
         with self.part("inputs"), user_errors(self.problem):
-            return inputs.draw(name, self.get_inputs, self._seed(name, *salt), self.device, reduced=self.reduces)
+            return inputs.draw(
+                name, self.get_inputs, self._seed(name, *salt), self.device, reduced=self.reduces, bare=not self.state
+            )
 
     def _seed(self, name: str, *salt: str) -> int:
         return inputs.derive_seed(self.seed, self.workload.name, "draw", name, *salt)

@@ -46,6 +46,7 @@ def test_distributions() -> None:
     made = {name: inputs.draw(name, lambda: [torch.rand(200, 200)], 5)[0] for name in inputs.DRAWS}
     assert 0.85 < (made["sparse"] == 0).double().mean() < 0.95
     assert 0 < made["sparse"].abs().max() < 0.05
+    assert inputs.draw("sparse", lambda: [torch.rand(200, 200)], 5, bare=False)[0].abs().max() > 2
     assert made["heavy_tailed"].abs().max() > 10 > made["normal"].abs().max()
     assert made["heavy_tailed"].abs().max() <= 64
     assert made["scaled"].max() > 100
