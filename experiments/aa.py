@@ -57,6 +57,8 @@ class Noise:
     """Each side's offset in a block is uniform in plus and minus this."""
     held: float = 0.0
     """The same, but drawn once and kept over all blocks: memory that comes back at its old place."""
+    exchanged: float = 0.0
+    """Drawn once too, and the sides exchange theirs from block to block: memory that stays and changes hands."""
     dips: float = 0.0
     """Chance that a launch begins a dip of the clock, 5 to 30% deep, 24 launches long on average."""
 
@@ -66,6 +68,8 @@ REGIMES = {
     "jitter and drift": Noise(drift=0.0005),
     "autocorrelated": Noise(jitter=0.005, common=0.02, own=0.005),
     "heavy tails": Noise(freedom=2.5, spikes=0.03),
+    "addresses exchanged": Noise(jitter=0.003, address=0.0, exchanged=0.004),
+    "exchanged and quiet": Noise(jitter=0.0005, address=0.001, exchanged=0.004),
     "throttling": Noise(jitter=0.005, dips=0.01, common=0.01),
     "all of it": Noise(jitter=0.015, freedom=3, spikes=0.02, drift=-0.0002, common=0.02, own=0.005, dips=0.005),
 }
@@ -85,6 +89,7 @@ class Source:
         self.common = np.array(rng.normal(0, noise.common))
         self.own = rng.normal(0, noise.own, 2)
         self.held = rng.uniform(-noise.held, noise.held, 2)
+        self.exchanged = rng.uniform(-noise.exchanged, noise.exchanged, 2)
         self.dip, self.dip_left = 0.0, 0
 
     def __call__(self, index: int) -> Block:
@@ -93,7 +98,8 @@ class Source:
         sides = np.tile([0, 1, 1, 0], self.pairs // 2)
         logs = math.log(1e-4) + self._shared(n) + self._jitter(n)
         logs += self._own(n)[sides, np.arange(n)]
-        offsets = self.held + self.rng.uniform(-self.noise.address, self.noise.address, 2) - [self.gain, 0]
+        kept = self.held + self.exchanged[:: 1 if index % 2 else -1]
+        offsets = kept + self.rng.uniform(-self.noise.address, self.noise.address, 2) - [self.gain, 0]
         logs += offsets[sides] + self.noise.second * (np.arange(n) % 2)
         seconds = np.exp(logs).reshape(self.pairs, 2)
         seconds[1::2] = seconds[1::2, ::-1]

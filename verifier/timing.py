@@ -3,8 +3,9 @@
     decided = decide(measure)                   # few blocks: stops as soon as the answer is known
     confirmed = confirm(measure, decided)       # fresh blocks: only this number is reported
 
-`measure(index)` times one block: inputs made anew from a seed of that index, memory allocated anew, then pairs in ABBA
-order. The caller owns the GPU; nothing here touches one. What `measure` raises passes through.
+`measure(index)` times one block: inputs made anew from a seed of that index, memory allocated anew or exchanged between
+the two, then pairs in ABBA order. The caller owns the GPU; nothing here touches one. What `measure` raises passes
+through.
 
 Blocks that are thrown out count towards the caps. None of the reasons looks at who won:
 

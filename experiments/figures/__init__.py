@@ -7,7 +7,7 @@
     throughput   verdicts per hour for a stream of traced candidates, a third of them wrong
     end_to_end   the same candidates from their source, with trace and interpreter on all cores
     spread       the confirmed speed-up of a matmul and a ReLU candidate over separate judgements
-    aa           claims of a gain where a plan is timed against itself; what new memory adds to the spread of blocks
+    aa           claims of a gain where a plan is timed against itself; what moved memory adds to the spread of blocks
     hang         the next verdict after an endless kernel
     beside       confirmed times on one GPU while another one is busy; two GPUs
     growth       memory and descriptors over many visits

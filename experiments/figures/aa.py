@@ -1,6 +1,8 @@
-"""A plan timed against itself: how often is it called faster, and what does new memory add to the spread of blocks?
+"""A plan timed against itself: how often is it called faster, and what does memory that changes hands add to the spread
+of blocks?
 
-The same plan is loaded twice, as candidate and as base, and every block has new memory and inputs, as in a verdict.
+The same plan is loaded twice, as candidate and as base; from block to block the two exchange their inputs' memory and
+get new outputs, as in a verdict.
 `experiments/aa.py` is the same question for simulated blocks.
 """
 
@@ -80,7 +82,7 @@ def lines(rows: Sequence[Row]) -> list[Line]:
         ours = [r["log_ratio"] for r in compared if r["case"] == case and r["log_ratio"] is not None]
         said = [f"log ratios {min(ours):+.4f} to {max(ours):+.4f} over {len(ours)}"] if ours else []
         for row in (r for r in rows if r["case"] == case and "anew" in r):
-            how = "new memory" if row["anew"] else "the same memory"
+            how = "exchanged memory" if row["anew"] else "the same memory"
             said.append(f"deviation of {len(row['blocks'])} blocks in {how} {100 * row['deviation']:.3f}%")
         found.append(Line(case, "; ".join(said)))
     return found

@@ -1,4 +1,4 @@
-"""Child: locations of timed blocks, with memory that is allocated anew for each and with memory that stays.
+"""Child: locations of timed blocks, with memory that changes hands after each and with memory that stays.
 
 It is a judge of its own, in its own process, with a runner; the blocks are `verifier.gpu.pairs`'.
 """
@@ -46,7 +46,7 @@ class Job:
     plans: Plans
     count: int
     anew: bool
-    """Memory is allocated anew for each block."""
+    """Memory changes hands, or is allocated anew, after each block."""
 
 
 def block_locations(device: str, paths: Sequence[Path], jobs: Sequence[Job], seconds: float) -> list[list[float]]:

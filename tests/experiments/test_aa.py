@@ -31,6 +31,14 @@ def test_offsets_of_addresses(kind: str, moves: bool) -> None:
     assert bool(np.std(offsets) > 0.002) is moves
 
 
+def test_offsets_that_change_hands() -> None:
+    gpu = source(exchanged=0.004)
+    offsets = [block_location(gpu(i).pairs) for i in range(4)]
+    assert offsets[0] == pytest.approx(-offsets[1])
+    assert offsets[:2] == pytest.approx(offsets[2:])
+    assert offsets[0] != 0.0
+
+
 def test_autoregression_has_its_spread_and_its_memory() -> None:
     rng = np.random.default_rng(1)
     paths = aa.autoregression(rng.standard_normal((400, 300)), rng.normal(0, 2.0, 400), 0.9, 2.0)

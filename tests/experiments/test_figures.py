@@ -114,7 +114,9 @@ def test_a_plan_against_itself(lab: Any, tmp_path: Path) -> None:
     compared = [r for r in rows(tmp_path, "aa") if "turn" in r]
     assert [r["turn"] for r in compared] == [0, 1]
     assert all(abs(r["log_ratio"]) < 0.5 for r in compared)
-    assert "deviation of 4 blocks in new memory 1.000%; deviation of 4 blocks in the same memory" in said[-1].value
+    assert (
+        "deviation of 4 blocks in exchanged memory 1.000%; deviation of 4 blocks in the same memory" in said[-1].value
+    )
 
 
 def test_blocks_in_new_and_in_the_same_memory(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
