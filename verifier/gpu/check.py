@@ -108,12 +108,13 @@ class Slots:
     def state(self) -> dict[str, Place]:
         return dict(zip(self._names, self.arenas[2].places, strict=True)) if self._names else {}
 
-    def write(self, values: list[Any], state: Mapping[str, Tensor]) -> None:
-        """Inputs and weights into their slots. Raises RunnerFailed where the plan has other inputs."""
-        given = list(leaves(values))
-        self._agree(given)
-        for slot, tensor in zip(self.inputs.views, given, strict=True):
-            write(slot, tensor)
+    def write(self, values: list[Any] | None, state: Mapping[str, Tensor]) -> None:
+        """Inputs, if any, and weights into their slots. Raises RunnerFailed where the plan has other inputs."""
+        if values is not None:
+            given = list(leaves(values))
+            self._agree(given)
+            for slot, tensor in zip(self.inputs.views, given, strict=True):
+                write(slot, tensor)
         for name, slot in zip(self._names, self.arenas[2].views if self._names else (), strict=True):
             slot.copy_(state[name])
 

@@ -26,11 +26,13 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, Literal
 
+from torch import Tensor
+
 from verifier.gpu.check import DoesNotFit, Loaded, Slots, compared, in_full, write
 from verifier.gpu.device import Device
 from verifier.gpu.link import Link, RunnerFailed
 from verifier.gpu.protocol import Reply
-from verifier.gpu.slots import Arena, Sealed, Want, seal, want_values
+from verifier.gpu.slots import Arena, Sealed, Want, all_bytes, seal, want_values
 from verifier.plan.schema import LaunchStep
 from verifier.reference import Expected, Reference
 from verifier.specs import leaves
@@ -225,7 +227,8 @@ class Pairs:
         self.side = side
         loaded, reference, link, slots = self._sides[side], self._reference, self._link, self._open[side]
         with link.part("timed write"):
-            slots.write(values, reference.state)
+            # A capture runs nothing where the program ran before, and then the candidate has no use for these inputs.
+            slots.write(values if side == "b" or side not in self._loaded else None, reference.state)
             slots.arm()
         if side not in self._loaded:
             link.load(side, loaded.text, loaded.blobs, reference.workload.name)
@@ -248,13 +251,13 @@ class Pairs:
             values = made.inputs if made is not None and call == looked else self._inputs(f"{salt} call {call}")
             here = slice((call - 1) * len(wants), call * len(wants))
             with self._link.part("timed write"):
-                views = later.views[here] if call else self._open["a"].inputs.views
-                for slot, tensor in zip(views, leaves(values), strict=True):
-                    write(slot, tensor)
-                if call:
-                    sealed.append(Sealed(later.places[here], secrets.randbits(62)))
-                    for place in range(here.start, here.stop):
-                        seal(later.storage(place), sealed[-1].key, later.storage(place))
+                if not call:
+                    for slot, tensor in zip(self._open["a"].inputs.views, leaves(values), strict=True):
+                        write(slot, tensor)
+                    continue
+                sealed.append(Sealed(later.places[here], secrets.randbits(62)))
+                for place, tensor in zip(range(here.start, here.stop), leaves(values), strict=True):
+                    _write_sealed(later, place, tensor, sealed[-1].key)
         return made, sealed
 
     def _room_for(self, wants: list[Want]) -> Arena:
@@ -295,6 +298,16 @@ class Pairs:
         count = int(BLOCK_SECONDS / max(one, 1e-6)) // 2 * 2
         fit = (1 + FRESH_BYTES // max(self._bytes(outputs=False), 1)) // 2 * 2
         self._pairs = max(2, min(count, fit, MOST_PAIRS))
+
+
+def _write_sealed(later: Arena, place: int, tensor: Tensor, key: int) -> None:
+    """In one pass where the tensor has a storage to itself that is laid out as the place."""
+    slot, into = later.views[place], later.storage(place)
+    alike = tensor.storage_offset() == slot.storage_offset() and tensor.stride() == slot.stride()
+    if not (alike and tensor.untyped_storage().nbytes() == into.numel()):
+        write(slot, tensor)
+        tensor = slot
+    seal(all_bytes(tensor), key, into)
 
 
 def _paired(reply: Reply) -> tuple[tuple[float, float], ...]:
