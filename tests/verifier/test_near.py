@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from verifier.near import LEAST, SHARE, Near, same_bytes
-from verifier.numerics import FLOORS, compare
+from verifier.numerics import FLOORS, compare, within_floor
 from verifier.problem import Precision
 
 ROWS, COLUMNS = 512, 256
@@ -88,3 +88,25 @@ def test_bytes_of_any_length_and_place() -> None:
             assert not same_bytes(part, other)
     assert not same_bytes(torch.zeros(3), -torch.zeros(3))
     assert same_bytes(torch.eye(40).t()[1:], torch.eye(40)[1:].clone())
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.TF32, Precision.FP16])
+@pytest.mark.parametrize("size", [1e-9, 0.3, 0.9, 1.0, 1.2, 30.0])
+def test_what_is_within_the_floors_passes_in_full(precision: Precision, size: float) -> None:
+    reference, error = draw(1), draw(2)
+    output = (reference + error * (size * FLOORS[precision] * spread(reference) / float(error.norm()))).float()
+    found = within_floor(output, reference, reference.float(), precision)
+    full = compare(output, reference, reference.float(), precision)
+    assert (found is not None) is full.passed
+    assert found is None or (found.error, found.row_error) == (full.error, full.row_error)
+
+
+def test_what_is_not_finite_or_overflows_is_not_within_the_floors() -> None:
+    reference = draw(1)
+    for value in (math.nan, math.inf):
+        output = reference.float()
+        output[2, 2] = value
+        assert within_floor(output, reference, reference.float(), Precision.FP16) is None
+    large = reference * 1e5
+    assert within_floor(large.half(), large, large.half(), Precision.FP16) is None
+    assert within_floor(torch.ones(3), torch.ones(4).double(), torch.ones(3), Precision.FP16) is None

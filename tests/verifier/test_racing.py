@@ -129,3 +129,9 @@ def test_a_race_that_takes_too_long_keeps_the_start(most: float) -> None:
     found = race(launches.alternatives, launches, max_seconds=most, clock=lambda: float(len(launches.calls)))
     assert found.choice == {0: 0, 1: 0}
     assert len(launches.calls) <= most + 1
+
+
+def test_one_that_is_far_behind_is_measured_once() -> None:
+    launches = Launches({0: [1.0, 50.0, 1.1]})
+    assert race({0: 3}, launches).choice == {0: 0}
+    assert [c[0] for c in launches.calls].count(1) == 1

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from verifier.gpu.host_device import HostDevice
 from verifier.gpu.references import REFERENCES, References, Stochastic
 from verifier.loader import parse_problem
 from verifier.problem import Problem, Workload
@@ -99,3 +100,15 @@ def test_a_random_reference_is_refused_for_every_seed() -> None:
     for seed in (1, 2):
         with pytest.raises(Stochastic):
             references.get(problem, workload, seed)
+
+
+def test_draws_give_way_to_what_a_visit_needs() -> None:
+    class Full(HostDevice):
+        def free_bytes(self) -> int:
+            return 1000 if len(references._draws) < 2 else 10
+
+    references = References(torch.device("cpu"))
+    for seed in (1, 2, 3):
+        made(references, "normal", "", seed)
+    references.make_room(Full(), 500)
+    assert [key[0][2] for key in references._draws] == [3]

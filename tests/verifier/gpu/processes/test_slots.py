@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 
-from verifier.gpu.check import write
+from verifier.gpu.check import Slots, write
 from verifier.gpu.host_device import HostDevice
 from verifier.gpu.slots import ALIGN, GUARD, Arena, Flags, Place, Want, view
 from verifier.near import same_bytes
+from verifier.plan.schema import Plan
 
 
 @pytest.fixture
@@ -103,3 +106,18 @@ def test_flags_say_go_and_done() -> None:
     assert time.perf_counter() - start < 1
     ours.close()
     theirs.close()
+
+
+def test_two_programs_exchange_the_memory_of_equal_inputs(traced: dict[str, Any]) -> None:
+    program = Plan.model_validate_json(json.dumps(traced["Model"][0])).programs[0]
+    one, two = (Slots(HostDevice(), program, {}, number) for number in (0, 8))
+    given = [torch.full((300,), float(n)) for n in (1, 2)]
+    one.write(given, {})
+    one.exchange_inputs(two)
+    assert [float(v[0]) for v in two.inputs.views] == [1.0, 2.0]
+    assert [p.block for p in two.inputs.places + two.outputs.places] == [0, 0, 9]
+    assert one.arenas[0] is one.inputs
+    two.write(None, {})
+    assert [float(v[0]) for v in two.inputs.views] == [1.0, 2.0]
+    for slots in (one, two):
+        slots.close()
