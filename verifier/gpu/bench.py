@@ -220,6 +220,8 @@ def confirmed(test: TestStage, visit: Visit) -> TestStage:
     """What the second visit found takes the place of the first one's; it stays where the second could not judge."""
     report = visit.test
     seconds = test.seconds | {f"confirm {part}": spent for part, spent in visit.seconds.items()}
+    if visit.status is Status.TIMEOUT and not visit.runner_lost:  # many slow runs, and none that hangs
+        return _noted(test, "not-confirmed", f"not confirmed: {visit.reason}")
     if visit.status is not None:
         reason = f"it passed once, and fails on other inputs in a fresh process: {visit.reason or report.reason}"
         return TestStage(

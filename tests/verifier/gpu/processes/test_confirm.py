@@ -117,6 +117,14 @@ def test_a_second_visit_that_cannot_judge_leaves_the_first(judge: Judge) -> None
     assert [f.message for f in stage.report.findings] == ["not confirmed: the slots do not fit"]
 
 
+def test_runs_that_are_slow_together_are_not_confirmed_and_a_hang_is_an_objection() -> None:
+    first = TestStage(report=TestReport(outcome="not_applicable", basis="gpu", seconds=0.0))
+    report = TestReport(outcome="failed", basis="gpu", reason="too long together", seconds=0.0)
+    for lost, status in ((False, None), (True, Status.TIMEOUT)):
+        visit = Visit(status=Status.TIMEOUT, reason="too long together", test=report, runner_lost=lost)
+        assert confirmed(first, visit).status is status
+
+
 def test_slow_blocks_make_a_short_confirmation(verdict_of: Callable[[str], Verdict]) -> None:
     profile = verdict_of("right").profile
     assert profile is not None
