@@ -279,7 +279,9 @@ class _Visit:
             self._check_anew(candidate, workload.name)
 
     def _check_anew(self, candidate: Loaded, workload: str) -> None:
-        """On inputs that no visit had before, as timed calls are."""
+        """On inputs that no visit had before, as timed calls are; not where its time is up."""
+        if self._link.budget <= 0:
+            return
         with suppress(DoesNotFit, torch.OutOfMemoryError):
             WorkloadCheck(
                 self._device, self._link, self._references, candidate, self._reference(workload), self._request.salt
@@ -330,6 +332,8 @@ class _Visit:
                 bound = pairs.host_bound()
                 self._time_steps(pairs, bound)
         except RunnerFailed as failed:
+            if failed.kind == "hang" and not failed.lost:
+                raise DoesNotFit(f"it is too slow, {failed}") from None
             if failed.lost or (pairs.side != "b" and failed.kind != "out-of-memory"):
                 raise
             # The candidate ran alone before: what does not fit is both side by side.

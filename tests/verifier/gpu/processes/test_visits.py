@@ -104,6 +104,16 @@ def test_many_slow_runs_are_the_candidates_fault(worker: GpuWorker, plans: Make,
     assert worker.visit(request_of(), plans("right")).status is None
 
 
+def test_a_right_plan_that_is_too_slow_to_be_timed_is_right(worker: GpuWorker, plans: Make, request_of: Ask) -> None:
+    before = worker.pids()
+    request = request_of(timed=("small",), draws=("task",), repeats=1, probe=False, limit_seconds=3.0)
+    visit = worker.visit(request, plans("slower", based=True))
+    assert (visit.status, visit.test.outcome, visit.timings) == (None, "passed", ()), visit.reason
+    (said,) = visit.test.findings
+    assert said.message == "small was not timed: it is too slow, its runs take too long together"
+    assert worker.pids() == before
+
+
 def test_no_process_of_a_lost_runner_stays(worker: GpuWorker, plans: Make, request_of: Ask) -> None:
     worker.start()
     pid = worker.pids()["runner"][0]
