@@ -30,9 +30,10 @@ from experiments.fidelity.table import quantile
 from experiments.fidelity.trace import inspector
 from verifier.baseline import TRACE_JOB
 from verifier.errors import ProblemError, WarpsmithError
-from verifier.judge import COMPILE_PRELOAD, TRACE
+from verifier.judge import COMPILE_PRELOAD
 from verifier.sandbox.watch import children, private_bytes
 from verifier.sandbox.zygote import Zygote
+from verifier.traced import TRACE
 from verifier.verdict import Record
 
 GROWTH = 32 << 20

@@ -11,9 +11,6 @@ says both. A `GpuBench` judges and times what passes here.
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import json
 import math
 import platform
 import secrets
@@ -26,6 +23,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal
 
+from verifier import traced
 from verifier.baseline import TRACE_JOB, Base, Bases
 from verifier.bench import CompileStage, TestStage
 from verifier.candidate import Candidate
@@ -77,10 +75,7 @@ COMPILE_PRELOAD = (
     "verifier.profile.job",
 )
 
-TRACE = Limits(wall_seconds=300.0, cpu_seconds=240)
 PROFILE = Limits(wall_seconds=120.0, cpu_seconds=240)
-MAX_SOURCE_BYTES = 1 << 20
-_DEATHS = {"timeout": Status.TIMEOUT, "memory": Status.CRASH, "crash": Status.CRASH, "error": Status.CRASH}
 _GATE_STATUS = {
     "out-of-bounds": Status.OUT_OF_BOUNDS,
     "runtime-error": Status.RUNTIME_ERROR,
@@ -225,14 +220,14 @@ class Judge:
         """Trace, audit and static profile. What the candidate does wrong is in the stage's status."""
         clock: dict[str, float] = {}
         with _timed(clock, "parse"):
-            found = _parse(candidate.source)
+            found = traced.parse(candidate.source)
         if found:
             return self._refused(clock, Status.UNPARSABLE, (found,))
         self.prepare()
         with _timed(clock, "trace"):
             job = self._trace(candidate.source, "candidate.py", "ModelNew", self._arguments or [])
         if job.outcome != "ok":
-            return self._refused(clock, _DEATHS[job.outcome], (_death(job),))
+            return self._refused(clock, traced.DEATHS[job.outcome], (traced.death(job),))
         with _timed(clock, "audit"):
             status, findings, plan = self._audited(candidate, job)
         if plan is None:
@@ -381,15 +376,15 @@ class Judge:
     def _second_trace(self, source: str, first: JobResult) -> tuple[Diagnostic, ...]:
         """What a trace under another disguise says that `first` does not."""
 
-        def traced(number: int) -> twice.Outcome:
+        def again(number: int) -> twice.Outcome:
             job = self._trace(source, "candidate.py", "ModelNew", self._arguments or [], number)
-            return _outcome(job, Disguise.of(number).name)
+            return traced.outcome(job, Disguise.of(number).name)
 
-        second = traced(1 + secrets.randbits(62))
+        second = again(1 + secrets.randbits(62))
         if second.ended.startswith("timeout"):  # the machine was busy: that says nothing of the file
             message = "a second trace did not end in time, so a branch on the tracer would not be seen"
             return (Diagnostic(severity="warning", code="not-compared", message=message),)
-        found = twice.compare(_outcome(first, NAME), second, lambda: traced(0), source)
+        found = twice.compare(traced.outcome(first, NAME), second, lambda: again(0), source)
         return () if found is None else (found,)
 
     def _trace(
@@ -413,7 +408,7 @@ class Judge:
         return self._arguments[: len(self.problem.timed)]
 
     def _run_trace(self, job: str, payload: dict[str, Any]) -> JobResult:
-        return self._zygotes.compile.run(job, payload, limits=TRACE)
+        return self._zygotes.compile.run(job, payload, limits=traced.TRACE)
 
     def _profile(self, job: JobResult) -> _Profiled:
         """Static profile and estimates, made in a confined child that never loads the candidate's Python."""
@@ -437,7 +432,7 @@ class Judge:
     ) -> tuple[Status | None, tuple[Diagnostic, ...], Plan | None]:
         """Status (None for go on), findings and the checked plan (None where there is none)."""
         try:
-            status, found, plan = _read_trace(job)
+            status, found, plan = traced.read_trace(job)
             if plan is not None and plan.target != get_target(self.target).arch:
                 raise PlanError(f"the plan is for {plan.target}, not for {self.target}")
             found = (*found, *version_findings(candidate.source, version("triton")))
@@ -462,7 +457,7 @@ class Judge:
         report = CompileReport(
             target=self.target,
             triton=version("triton"),
-            plan=_digest(job),
+            plan=traced.digest(job),
             kernels=profiled.kernels,
             launches=profiled.launches,
             library_steps=library_steps(plan.programs[0]),
@@ -530,73 +525,6 @@ def _timed(clock: dict[str, float], stage: str) -> Iterator[None]:
 def versions() -> dict[str, str]:
     """Versions that can change a verdict."""
     return {"python": platform.python_version()} | {name: version(name) for name in ("warpsmith", "torch", "triton")}
-
-
-def _parse(source: str) -> Diagnostic | None:
-    """Why the source is no candidate, None when it may be one. Nothing runs."""
-    if len(source.encode()) > MAX_SOURCE_BYTES:
-        return Diagnostic(severity="error", code="too-long", message=f"the source is over {MAX_SOURCE_BYTES >> 20} MiB")
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        line = getattr(error, "lineno", None)
-        lines = source.splitlines()
-        caret = " " * max((getattr(error, "offset", None) or 1) - 1, 0) + "^"
-        shown = f"{lines[line - 1]}\n{caret}" if line and line <= len(lines) else ""
-        text = getattr(error, "msg", None) or str(error)
-        return Diagnostic(
-            severity="error", code="syntax-error", message=f"syntax error: {text}", line=line, excerpt=shown
-        )
-    if not any(_binds(node) for node in ast.walk(tree)):
-        return Diagnostic(severity="error", code="no-model", message="the file defines no class `ModelNew`")
-    return None
-
-
-def _binds(node: ast.AST) -> bool:
-    """Whether a statement gives something the name `ModelNew`."""
-    if isinstance(node, ast.ClassDef):
-        return node.name == "ModelNew"
-    if isinstance(node, ast.Assign):
-        return any(isinstance(t, ast.Name) and t.id == "ModelNew" for t in node.targets)
-    return isinstance(node, ast.Import | ast.ImportFrom) and any("ModelNew" in (a.name, a.asname) for a in node.names)
-
-
-def _read_trace(job: JobResult) -> tuple[Status | None, tuple[Diagnostic, ...], Plan | None]:
-    """Status (None for ok), findings and the checked plan. Raises PlanError or ValueError on a forged answer."""
-    found = tuple(Diagnostic.model_validate(d) for d in job.value["diagnostics"])
-    if job.value["status"] == "ok":
-        return None, found, read_plan(job.value["plan"], job.blobs)
-    status = Status(job.value["status"])
-    if status in (Status.CORRECT, Status.UNTESTED):
-        raise ValueError(f"a trace cannot end as {status}")
-    return status, found, None
-
-
-def _outcome(job: JobResult, name: str) -> twice.Outcome:
-    """A trace as `twice` wants it. A plan that cannot be read is an end of its own."""
-    try:
-        status, found, plan = (_DEATHS[job.outcome], (_death(job),), None) if job.outcome != "ok" else _read_trace(job)
-    except (PlanError, ValueError, KeyError, TypeError) as forged:
-        return twice.Outcome(None, {}, name, f"malformed: {forged}")
-    if plan is not None:
-        return twice.Outcome(job.value["plan"], job.blobs, name)
-    first = next((f for f in found if f.severity == "error"), None)
-    said = f"{status}: {first.message}" if first else str(status)
-    return twice.Outcome(None, {}, name, said, first.line if first else None)
-
-
-def _death(job: JobResult) -> Diagnostic:
-    """One sentence on a worker that gave no answer."""
-    what = {
-        "timeout": f"it did not finish within {TRACE.wall_seconds:.0f} s",
-        "memory": f"it took more than {TRACE.memory_bytes >> 30} GiB of memory",
-    }.get(job.outcome, f"its process ended: {job.error.strip().splitlines()[0] if job.error.strip() else 'no reason'}")
-    return Diagnostic(severity="error", code=job.outcome, message=f"tracing it gave no plan: {what}")
-
-
-def _digest(job: JobResult) -> str:
-    """SHA-256 of the plan; cubins are in it by their own digests."""
-    return hashlib.sha256(json.dumps(job.value["plan"], sort_keys=True).encode()).hexdigest()
 
 
 def _decision(compile: CompileStage, test: TestStage | None) -> tuple[Status, Stage, str]:

@@ -23,7 +23,7 @@ from experiments.kernelbench import load_kernelbench
 from verifier.baseline import TRACE_JOB
 from verifier.errors import ProblemError
 from verifier.interpreter.gate import Runner
-from verifier.judge import COMPILE_PRELOAD, INSPECT_JOB, TRACE
+from verifier.judge import COMPILE_PRELOAD, INSPECT_JOB
 from verifier.loader import read_inspection
 from verifier.plan import twice
 from verifier.plan.audit import audit, library_steps
@@ -31,6 +31,7 @@ from verifier.plan.disguise import NAME, Disguise
 from verifier.plan.reader import PlanError, read_plan
 from verifier.problem import Problem
 from verifier.sandbox.zygote import JobResult, Zygote
+from verifier.traced import TRACE
 from verifier.verdict import Record
 
 Kind = Literal["traced", "candidate", "untraceable", "ours"]
