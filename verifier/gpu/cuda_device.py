@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -173,6 +174,8 @@ class CudaDevice:
             return CapturedProgram(program)
         except (RuntimeError, CudaError, ReplayError):
             torch.cuda.set_stream(stream)  # torch stays on its own where the capture cannot even be ended
+            with suppress(RuntimeError):
+                self.nothing()  # takes the error that the capture left for the next launch
             torch.cuda.synchronize()  # raises where the context is lost
             return None
 
