@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from verifier import judge as judging
+from verifier import traced
 from verifier.candidate import Candidate
 from verifier.errors import ProblemError, SandboxError
 from verifier.interpreter.gate import Zygotes
@@ -138,7 +138,7 @@ def test_the_environment_and_the_seed_stay_outside(
 
 
 def test_a_candidate_that_never_ends(one_judge: Judge, correct: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "TRACE", replace(judging.TRACE, wall_seconds=1.5))
+    monkeypatch.setattr(traced, "TRACE", replace(traced.TRACE, wall_seconds=1.5))
     verdict = judged(one_judge, forward("while True:\n    pass")(correct))
     assert verdict.status is Status.TIMEOUT
 
