@@ -124,6 +124,9 @@ def test_the_command_serves_until_interrupted(tmp_path: Path) -> None:
         url = child.stdout.readline().split()[2]
         assert post(url, {"messages": []})["choices"][0]["message"]["content"] == "from a file"
         child.send_signal(signal.SIGINT)
-        assert child.wait(10) == 0
+        try:
+            assert child.wait(10) == 0
+        finally:
+            child.kill()
         assert ("answered 1 requests" in child.stdout.read(), child.stderr.read()) == (True, "")
     assert json.loads((tmp_path / "seen.jsonl").read_text()) == {"messages": []}
