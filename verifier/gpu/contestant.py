@@ -19,7 +19,6 @@ What this does NOT protect against, beside what `sandbox/confine.py` lists:
 
 from __future__ import annotations
 
-import json
 import linecache
 import os
 import socket
@@ -33,9 +32,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from verifier.gpu.device import Block, Captured, Device, open_device
+from verifier.gpu.device import Captured, Device, open_device
 from verifier.gpu.protocol import FROM_JUDGE, Channel, FailureKind, Gone, Message, Reply
-from verifier.gpu.slots import Flags, Place, view
+from verifier.gpu.slots import Flags, Mapped
 from verifier.sandbox import job
 from verifier.specs import dtype_of, leaves, rebuild, span
 
@@ -175,7 +174,7 @@ class Contestant:
     def __init__(self, device: Device, flags: Flags) -> None:
         self._device, self._flags = device, flags
         self._programs: dict[str, LiveProgram] = {}
-        self._blocks: dict[int, Block] = {}
+        self._blocks = Mapped(device)
         self._module: types.ModuleType | None = None
         self._commands: dict[str, Callable[[Message, int], Reply]] = {
             "load": self._load, "map": self._map, "bind": self._bind, "run": self._run, "capture": self._capture,
@@ -220,22 +219,19 @@ class Contestant:
 
     def _map(self, message: Message, turn: int) -> Reply:
         fds, message.fds = message.fds, []
-        for fd, (number, nbytes) in zip(fds, message.header["blocks"], strict=True):
-            self._blocks[number] = self._device.map(fd, nbytes)
+        self._blocks.map(fds, message.header["blocks"])
         return Reply(turn=turn)
 
     def _bind(self, message: Message, turn: int) -> Reply:
         program, header = self._programs[message.header["name"]], message.header
         program.seed = header["seed"]
-        program.bind([self._view(p) for p in header["inputs"]], [self._view(p) for p in header["outputs"]])
+        program.bind(
+            [self._blocks.view(p) for p in header["inputs"]], [self._blocks.view(p) for p in header["outputs"]]
+        )
         if header["setup"]:
-            program.build({name: self._view(p) for name, p in header["state"].items()})
+            program.build({name: self._blocks.view(p) for name, p in header["state"].items()})
             self._device.synchronize()
         return Reply(turn=turn)
-
-    def _view(self, place: Any) -> Tensor:
-        where = Place.model_validate_json(json.dumps(place))
-        return view(self._blocks[where.block], where)
 
     def _run(self, message: Message, turn: int) -> Reply:
         program = self._programs[message.header["name"]]
@@ -273,9 +269,7 @@ class Contestant:
         for program in self._programs.values():
             program.close()
         self._programs.clear()
-        for block in self._blocks.values():
-            block.close()
-        self._blocks.clear()
+        self._blocks.close()
         self._device.trim()
         return Reply(turn=turn)
 

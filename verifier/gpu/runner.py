@@ -17,17 +17,16 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from verifier.gpu.cuda import CudaError
-from verifier.gpu.device import Block, Call, Captured, Device, open_device
+from verifier.gpu.device import Call, Captured, Device, open_device
 from verifier.gpu.memory import NAN_BYTE, ODD_BYTE, ReplayError
 from verifier.gpu.protocol import FROM_JUDGE, Channel, FailureKind, Gone, Message, Reply
 from verifier.gpu.replay import Replayer
-from verifier.gpu.slots import Flags, Place, all_bytes, seal, view
+from verifier.gpu.slots import Flags, Mapped, all_bytes, seal
 from verifier.gpu.stepclock import time_steps
 from verifier.plan.reader import PlanError, read_plan
 from verifier.plan.schema import Plan
@@ -149,7 +148,7 @@ class Runner:
     def __init__(self, device: Device, flags: Flags) -> None:
         self._device, self._flags = device, flags
         self._programs: dict[str, _Program] = {}
-        self._blocks: dict[int, Block] = {}
+        self._blocks = Mapped(device)
         self._plans: dict[bytes, Plan] = {}
         self._commands: dict[str, Callable[[Message, int], Reply]] = {
             "load": self._load, "map": self._map, "bind": self._bind, "run": self._run, "choose": self._choose,
@@ -206,28 +205,21 @@ class Runner:
 
     def _map(self, message: Message, turn: int) -> Reply:
         fds, message.fds = message.fds, []
-        for fd, (number, nbytes) in zip(fds, message.header["blocks"], strict=True):
-            if number in self._blocks:
-                self._blocks.pop(number).close()
-            self._blocks[number] = self._device.map(fd, nbytes)
+        self._blocks.map(fds, message.header["blocks"])
         return Reply(turn=turn)
 
     def _bind(self, message: Message, turn: int) -> Reply:
         program, header = self._programs[message.header["name"]], message.header
-        program.slots = [self._view(p) for p in header["outputs"]]
+        program.slots = [self._blocks.view(p) for p in header["outputs"]]
         program.seed = header["seed"]
         program.unready()
-        program.inputs = [self._view(p) for p in header["inputs"]]
+        program.inputs = [self._blocks.view(p) for p in header["inputs"]]
         program.replayer.poison = header["poison"]
-        program.replayer.bind(program.inputs, {k: self._view(p) for k, p in header["state"].items()})
+        program.replayer.bind(program.inputs, {k: self._blocks.view(p) for k, p in header["state"].items()})
         if header["setup"]:
             program.replayer.setup(program.seed)
             self._device.synchronize()
         return Reply(turn=turn)
-
-    def _view(self, place: Any) -> Tensor:
-        where = Place.model_validate_json(json.dumps(place))
-        return view(self._blocks[where.block], where)
 
     def _run(self, message: Message, turn: int) -> Reply:
         program = self._programs[message.header["name"]]
@@ -255,7 +247,9 @@ class Runner:
         header = message.header
         for name in header["changed"]:
             self._programs[name].replayer.forget_inputs()
-        sealed = {int(i): ([self._view(p) for p in s["places"]], int(s["key"])) for i, s in header["fresh"].items()}
+        sealed = {
+            int(i): ([self._blocks.view(p) for p in s["places"]], int(s["key"])) for i, s in header["fresh"].items()
+        }
         calls = [
             self._call(n, *sealed.get(i, ([], 0)), give=i == header["give"]) for i, n in enumerate(header["order"])
         ]
@@ -307,9 +301,7 @@ class Runner:
             program.release()
             program.replayer.close()
         self._programs.clear()
-        for block in self._blocks.values():
-            block.close()
-        self._blocks.clear()
+        self._blocks.close()
         self._device.trim()
         return Reply(turn=turn)
 

@@ -7,11 +7,12 @@ views and byte offsets of a plan hold. A host page of counters says ready, go an
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -160,6 +161,31 @@ class Sealed:
 
     places: list[Place]
     key: int
+
+
+class Mapped:
+    """The other side of the blocks: what a runner or a contestant was sent and has mapped, by number."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._blocks: dict[int, Block] = {}
+
+    def map(self, fds: Sequence[int], blocks: Sequence[Sequence[int]]) -> None:
+        """Maps (number, bytes) of `blocks` in order and takes the descriptors over. A known number gets new memory."""
+        for fd, (number, nbytes) in zip(fds, blocks, strict=True):
+            if number in self._blocks:
+                self._blocks.pop(number).close()
+            self._blocks[number] = self._device.map(fd, nbytes)
+
+    def view(self, place: Any) -> Tensor:
+        """The tensor at a `Place` as it came in a message. Raises ValueError, KeyError."""
+        where = Place.model_validate_json(json.dumps(place))
+        return view(self._blocks[where.block], where)
+
+    def close(self) -> None:
+        for block in self._blocks.values():
+            block.close()
+        self._blocks.clear()
 
 
 class Flags:
