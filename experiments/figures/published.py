@@ -3,7 +3,8 @@
 The answers and their problems come packed (`python -m experiments.fidelity pack`); the truth is a JSON object whose
 `results` map MODEL_PROBLEM to `exc` (what was raised), or `shape`, `close` (allclose at 1e-2) and `err` of the direct
 run. Each answer is traced here, the interpreter looks at it, and the GPU judges whatever the interpreter said: both are
-in the row, and the verdict is what the two make together.
+in the row, and the verdict is what the two make together. What gave no verdict among others, for example because
+the host's memory was full, is tried again alone.
 """
 
 from __future__ import annotations
@@ -38,12 +39,23 @@ def measure(lab: Lab, book: Book, clock: Clock) -> None:
     entries = {key: e for e in read_index(packed) if (key := _key(e, known)) and not book.has(key=key)}
     chosen = list(entries.items())[: lab.options.count]
     say(f"{len(entries)} of {len(known)} answers have no row yet")
+    waiting: list[str] = []
+
+    def add(key: str, row: Row) -> None:
+        book.add(key=key, direct=direct(known[key]), direct_says=_says(known[key]), **row)
+
     with lab.worker() as worker, ThreadPoolExecutor(lab.options.cores) as pool:
         work = {pool.submit(_judged, lab, worker, packed, entry, clock): key for key, entry in chosen}
         for future in as_completed(work):
             key = work[future]
-            if (row := future.result()) is not None:
-                book.add(key=key, direct=direct(known[key]), direct_says=_says(known[key]), **row)
+            row = future.result()
+            if row is None or row["status"] == "none":
+                waiting.append(key)
+            else:
+                add(key, row)
+        for key in waiting:
+            if (row := _judged(lab, worker, packed, entries[key], clock)) is not None:
+                add(key, row)
 
 
 def _key(entry: Entry, known: Mapping[str, Any]) -> str | None:
