@@ -23,6 +23,7 @@ from verifier.verdict import TestReport
 SECONDS = 300.0
 UNTESTED = TestStage(report=TestReport(outcome="not_applicable", basis="interpreter", reason="left out", seconds=0.0))
 """In place of the interpreter: the GPU decides."""
+_PARTS = 24
 
 
 def measure(lab: Lab, book: Book, clock: Clock) -> None:
@@ -99,13 +100,8 @@ def lines(rows: Sequence[Row], wanted: str = ">= 10,000") -> list[Line]:
         Line("verdicts per hour", f"{3600 * len(rows) / last:,.0f}: {len(rows)} in {last:.1f} s", wanted),
         Line("verdicts", ", ".join(f"{n} {status}" for status, n in Counter(r["status"] for r in rows).most_common())),
     ]
-    for name in sorted({r["problem"] for r in rows}):
-        ours = [r for r in rows if r["problem"] == name]
-        halves = [[r for r in ours if (r["status"] == "correct") is right] for right in (True, False)]
-        said = "; ".join(
-            f"{len(half)} {word}: {_medians(half)}" for word, half in zip(("right", "not"), halves, strict=True) if half
-        )
-        found.append(Line(name, said))
+    for name, word, group in _groups(rows):
+        found.append(Line(f"{name}, {word}", f"{len(group)}: {_medians(group)}; {_parts(group)}"))
     found += parts_of(rows)
     odd = [r for r in rows if (r["status"] == "correct") is bool(r["planted"])]
     found += [
@@ -115,13 +111,30 @@ def lines(rows: Sequence[Row], wanted: str = ">= 10,000") -> list[Line]:
     return found
 
 
+def _groups(rows: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
+    """By problem: the first visits of its runs, and the later ones of right and of wrong candidates."""
+    stream = sorted(rows, key=lambda r: float(r["at"]))
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row, before in zip(stream, [None, *stream], strict=False):
+        again = before is not None and before["problem"] == row["problem"]
+        word = "first of a run" if not again else "right" if row["status"] == "correct" else "wrong"
+        groups.setdefault((row["problem"], word), []).append(row)
+    return [(name, word, group) for (name, word), group in sorted(groups.items())]
+
+
 def parts_of(rows: Sequence[Row]) -> list[Line]:
     """Where the time of the visits went, the largest parts first, in ms a visit."""
+    said = _parts(rows)
+    return [Line("ms of a visit by part", said)] if said else []
+
+
+def _parts(rows: Sequence[Row]) -> str:
     sums = Counter[str]()
     for row in rows:
         sums.update(row.get("parts") or {})
-    said = ", ".join(f"{name} {1e3 * spent / len(rows):.1f}" for name, spent in sums.most_common(16))
-    return [Line("ms of a visit by part", said)] if said else []
+        if row.get("parts") and "wall" in row:
+            sums["outside"] += row["wall"] - sum(row["parts"].values())
+    return ", ".join(f"{name} {1e3 * spent / len(rows):.1f}" for name, spent in sums.most_common(_PARTS))
 
 
 def _medians(rows: Sequence[Row]) -> str:

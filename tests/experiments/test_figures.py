@@ -162,10 +162,13 @@ def test_a_speed_up_and_its_spread() -> None:
 
 def test_verdicts_per_hour_and_what_was_not_found() -> None:
     made = [{"number": i, "problem": "p", "planted": "m" * (i > 1), "status": "correct", "reason": "", "wall": 0.5,
-             "check": 0.1, "time": 0.2, "at": 0.5 * (i + 1)} for i in range(3)]  # fmt: skip
+             "check": 0.1, "time": 0.2, "at": 0.5 * (i + 1), "parts": {"runner run": 0.05 * (i > 0)}}
+            for i in range(3)]  # fmt: skip
     said = throughput.lines(made)
     assert said[0].value == "7,200: 3 in 1.5 s"
-    assert [line.what for line in said[3:]] == ["candidate 2, p"]
+    assert [line.what for line in said[2:4]] == ["p, first of a run", "p, right"]
+    assert said[3].value == "2: wall 500 ms, check 100 ms, time 200 ms; outside 450.0, runner run 50.0"
+    assert said[-1].what == "candidate 2, p"
 
 
 def test_a_row_that_a_kill_cut_off_is_made_again(tmp_path: Path) -> None:
