@@ -8,7 +8,7 @@ candidate's kernels may have left in their context. The judge's process stays: i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -22,7 +22,7 @@ from verifier.gpu.supervisor import GpuWorker, Plans
 from verifier.gpu.visit import Request, Visit
 from verifier.judge import Kept, LiveFile
 from verifier.plan.live_rules import refuse_live
-from verifier.problem import Problem
+from verifier.problem import Problem, Role
 from verifier.timing import CONFIRMATION, Confirmation, WorkloadTiming
 from verifier.verdict import Diagnostic, FileRun, Status, TestReport
 
@@ -74,7 +74,9 @@ class GpuBench:
         self._worker.close()
 
     def visit(self, stage: CompileStage, test: TestStage) -> TestStage:
-        """`test` as the GPU found it: its checks, its status, and times of the timed workloads where all passed.
+        """`test` as the GPU found it: its checks, its status, and times of the timed workloads where all passed. Sizes
+        that are held out wait for `confirm`, without which nothing is best; what cannot be timed has no confirmation,
+        and is checked on them here.
 
         Where no check applies on the device, `test` comes back with a finding that says why. Raises
         InfrastructureError and ProblemError.
@@ -92,8 +94,10 @@ class GpuBench:
         return joined(test, visit)
 
     def confirm(self, stage: CompileStage, test: TestStage) -> TestStage:
-        """All of the visit again with another seed in a fresh runner, then times on fresh blocks."""
-        again = {"confirmation": rules_for(test.timings), "limit_seconds": CONFIRM_SECONDS - _SPARE_SECONDS}
+        """All of the visit again with another seed in a fresh runner and on the sizes that are held out, then times on
+        fresh blocks."""
+        limit = CONFIRM_SECONDS - _SPARE_SECONDS
+        again = {"confirmation": rules_for(test.timings), "later": (), "limit_seconds": limit}
         if test.report.path == "live":
             return confirmed(test, self._live(_live_file(stage), _other_seed(self._seed, stage), again))
         kept: Kept = stage.handle
@@ -157,6 +161,7 @@ class GpuBench:
             seed=seed,
             salt=hashlib.sha256(f"{seed}/{stage.report.plan}".encode()).hexdigest(),
             workloads=traced,
+            later=_later(self.problem, traced, timed),
             timed=tuple(n for n in traced if n in timed),
             base="" if kept.base is None else kept.base.name,
             limit_seconds=VISIT_SECONDS,
@@ -172,11 +177,18 @@ def live_request(problem: Problem, file: LiveFile, seed: int, seconds: float) ->
         seed=seed,
         salt=hashlib.sha256(f"{seed}/{file.source}".encode()).hexdigest(),
         workloads=file.workloads,
+        later=_later(problem, file.workloads, timed),
         timed=tuple(n for n in file.workloads if n in timed),
         base="" if file.base is None else file.base.name,
         build_seconds=_BUILD_SHARE * seconds,
         limit_seconds=seconds,
     )
+
+
+def _later(problem: Problem, workloads: Sequence[str], timed: Collection[str]) -> tuple[str, ...]:
+    """Those that are held out and not timed."""
+    held_out = {w.name for w in problem.having(Role.HELD_OUT)}
+    return tuple(n for n in workloads if n in held_out and n not in timed)
 
 
 def _live_file(stage: CompileStage, reason: str = "") -> LiveFile:
@@ -223,7 +235,9 @@ def confirmed(test: TestStage, visit: Visit) -> TestStage:
     if visit.status is Status.TIMEOUT and not visit.runner_lost:  # many slow runs, and none that hangs
         return _noted(test, "not-confirmed", f"not confirmed: {visit.reason}")
     if visit.status is not None:
-        reason = f"it passed once, and fails on other inputs in a fresh process: {visit.reason or report.reason}"
+        reason = (
+            f"it passed once, and fails on other inputs or sizes in a fresh process: {visit.reason or report.reason}"
+        )
         return TestStage(
             report=report, status=visit.status, reason=reason, seconds=seconds, parts=visit.parts, confirmation=True,
             isolation=visit.isolation,

@@ -183,6 +183,8 @@ class _Visit:
         self._timings: list[WorkloadTiming] = []
         self._steps: list[StepTimes] = []
         self._excuse = ""
+        self._now = tuple(n for n in request.workloads if n not in request.later)
+        """Workloads that are checked."""
         self.lost = False
         link.deadline, link.budget = request.command_seconds, request.limit_seconds / 2
         self._part = references.part = link.part
@@ -198,11 +200,13 @@ class _Visit:
             self._found.findings += signs(self._device.other_bytes() - self.beside_bytes, (), None)
             with self._part("plan"):
                 candidate = self._candidate()
-            self._check(candidate)
+            self._check(candidate, self._now)
             checked = time.perf_counter()
             if not self._found.wrong() and self._found.checks:
                 for name in self._request.timed:
                     self._try_time(candidate, self._workload(name))
+            if not self._found.wrong() and not self._timings:
+                self._check_later(candidate)
         except PlanError as wrong:
             self._found.fail(Status.REJECTED, "plan-refused", f"the plan is malformed: {wrong}")
         except RunnerFailed as failed:
@@ -250,9 +254,9 @@ class _Visit:
         with self._part("reference"):
             return self._references.get(self._request.problem, self._workload(name), self._request.seed)
 
-    def _check(self, candidate: Loaded, only: tuple[str, ...] = (), choice: dict[int, int] | None = None) -> None:
+    def _check(self, candidate: Loaded, workloads: tuple[str, ...], choice: dict[int, int] | None = None) -> None:
         request = self._request
-        for i, name in enumerate(only or request.workloads):
+        for i, name in enumerate(workloads):
             salt = "" if name in request.timed else request.salt  # timed calls have inputs of their own
             check = WorkloadCheck(
                 self._device, self._link, self._references, candidate, self._reference(name), salt, choice
@@ -260,6 +264,12 @@ class _Visit:
             check.run(request.draws, request.repeats, request.probe and i == 0, self._found)
             if self._found.wrong():
                 return
+
+    def _check_later(self, candidate: Loaded) -> None:
+        """What a confirmation would check, where none follows; not where its time is up."""
+        if self._link.budget > 0:
+            self._now = self._request.workloads
+            self._check(candidate, self._request.later)
 
     def _try_time(self, candidate: Loaded, workload: Workload) -> None:
         """Times a workload, or says in a warning why that was not possible."""
@@ -384,7 +394,7 @@ class _Visit:
             outcome, checks = "not_applicable", ()
             reason = reason or "the reference takes no distribution"
         report = TestReport(
-            outcome=outcome, basis="gpu", path=self.path, reason=reason, workloads=self._request.workloads,
+            outcome=outcome, basis="gpu", path=self.path, reason=reason, workloads=self._now,
             checks=checks, skipped_draws=found.skipped, findings=tuple(findings), precision=found.precision,
             seconds=seconds["check"],
         )  # fmt: skip

@@ -23,6 +23,9 @@ class Request(Record):
     """Another one for each visit gives each other inputs."""
     workloads: tuple[str, ...] = Field(min_length=1)
     """Checked, in this order; each a program of the plan."""
+    later: tuple[str, ...] = ()
+    """Of them, those left to the confirmation. Where nothing came to be timed, and so none follows, they are checked
+    too."""
     draws: tuple[str, ...] | None = None
     """Input distributions, None for all of `inputs.DRAWS`."""
     repeats: int = Field(default=5, ge=1)

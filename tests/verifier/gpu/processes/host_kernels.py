@@ -43,6 +43,11 @@ def faithful(launch: Alternative, addresses: Sequence[int]) -> None:
     (right if first.read_text() == str(os.getpid()) else wrong)(launch, addresses)
 
 
+def sized(launch: Alternative, addresses: Sequence[int]) -> None:
+    """Right on up to 300 elements alone."""
+    (right if size(launch) <= 300 else wrong)(launch, addresses)
+
+
 def unwritten(launch: Alternative, addresses: Sequence[int]) -> None:
     """Leaves its output as it found it."""
 

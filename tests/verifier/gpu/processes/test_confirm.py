@@ -16,6 +16,7 @@ from verifier.gpu.supervisor import GpuWorker, Plans
 from verifier.gpu.visit import Request, Visit
 from verifier.interpreter.gate import Zygotes
 from verifier.judge import Judge
+from verifier.loader import parse_problem
 from verifier.problem import Problem
 from verifier.timing import CONFIRMATION
 from verifier.verdict import Stage, Status, TestReport, Verdict
@@ -48,27 +49,45 @@ def seen() -> Iterator[Seen]:
 
 
 @pytest.fixture(scope="module")
+def problem(problem_text: str) -> Problem:
+    """The scaled sum with a workload that is held out."""
+    small = '{"name": "small", "roles": ["small", "timed"], "constants": {"N": 300}}'
+    more = '{"name": "large", "roles": ["held_out"], "constants": {"N": 700}}'
+    assert small in problem_text
+    return parse_problem(problem_text.replace(small, f"{small}, {more}"), file="sum.py", name="sum")
+
+
+@pytest.fixture(scope="module")
 def judge(problem: Problem, zygotes: Zygotes) -> Judge:
     return Judge(problem, zygotes, seed=3, measured=True)
 
 
+@pytest.fixture(scope="module")
+def stage_of(judge: Judge, correct: str) -> Callable[[str], CompileStage]:
+    """A stage whose plan launches a kernel of `host_kernels`."""
+    compiled = judge.compile(Candidate(source=correct))
+
+    def behaving(kernel: str) -> CompileStage:
+        plan = copy.deepcopy(compiled.handle.plan_json)
+        for step in (step for program in plan["programs"] for step in program["forward"]):
+            for launch in step.get("alternatives", ()):
+                launch["config"] = kernel
+        return compiled.model_copy(update={"handle": replace(compiled.handle, plan_json=plan)})
+
+    return behaving
+
+
 @pytest.fixture
-def verdict_of(judge: Judge, problem: Problem, seen: Seen, correct: str) -> Callable[[str], Verdict]:
+def verdict_of(
+    judge: Judge, problem: Problem, seen: Seen, correct: str, stage_of: Callable[[str], CompileStage]
+) -> Callable[[str], Verdict]:
     """The verdict on a kernel of `host_kernels`, confirmed where it is right and faster or not."""
     seen.requests.clear()
     seen.runners.clear()
     bench = GpuBench(problem, 3, worker=seen)
-    compiled = judge.compile(Candidate(source=correct))
-
-    def behaving(stage: CompileStage, kernel: str) -> CompileStage:
-        plan = copy.deepcopy(stage.handle.plan_json)
-        for step in plan["programs"][0]["forward"]:
-            for launch in step.get("alternatives", ()):
-                launch["config"] = kernel
-        return stage.model_copy(update={"handle": replace(stage.handle, plan_json=plan)})
 
     def verdict(kernel: str) -> Verdict:
-        stage = behaving(compiled, kernel)
+        stage = stage_of(kernel)
         tested = bench.visit(stage, judge.test(stage))
         assert tested.status is None, tested.reason
         assert tested.timings
@@ -88,6 +107,8 @@ def test_a_confirmation_has_a_fresh_runner_another_seed_and_fresh_blocks(
     assert first.seed != second.seed
     assert first.salt != second.salt
     assert (first.confirmation, second.workloads) == (None, first.workloads)
+    assert verdict.test is not None
+    assert set(verdict.test.workloads) == {c.workload for c in verdict.test.checks} == {"small", "large"}
     assert len(set(seen.runners)) == 2
     assert verdict.profile is not None
     (timing,) = verdict.profile.timings
@@ -105,8 +126,32 @@ def test_what_passes_only_in_its_first_runner_is_not_confirmed(
     verdict = verdict_of("faithful")
     first.unlink()
     assert (verdict.status, verdict.stage, verdict.score) == (Status.WRONG, Stage.CONFIRMATION, None)
-    assert verdict.reason.startswith("it passed once, and fails on other inputs in a fresh process: ")
+    assert verdict.reason.startswith("it passed once, and fails on other inputs or sizes in a fresh process: ")
     assert not verdict.confirmed
+
+
+def test_what_is_right_at_the_sizes_of_a_visit_alone_is_not_confirmed(verdict_of: Callable[[str], Verdict]) -> None:
+    verdict = verdict_of("sized")
+    assert (verdict.status, verdict.stage, verdict.score) == (Status.WRONG, Stage.CONFIRMATION, None)
+    assert verdict.test is not None
+    assert {c.workload for c in verdict.test.checks if not c.passed} == {"large"}
+
+
+@pytest.mark.parametrize(("kernel", "status", "everywhere"), [
+    ("right", None, True), ("sized", Status.WRONG, True), ("wrong", Status.WRONG, False),
+])  # fmt: skip
+def test_what_has_no_times_is_checked_at_every_size_at_once(
+    problem: Problem, seen: Seen, stage_of: Callable[[str], CompileStage], kernel: str, status: Status | None,
+    everywhere: bool,
+) -> None:  # fmt: skip
+    """No confirmation follows."""
+    stage = stage_of(kernel)
+    untimed = stage.model_copy(update={"handle": replace(stage.handle, base=None)})
+    untested = TestStage(report=TestReport(outcome="not_applicable", basis="interpreter", seconds=0.0))
+    tested = GpuBench(problem, 3, worker=seen).visit(untimed, untested)
+    assert (tested.status, tested.timings) == (status, ()), tested.reason
+    assert tested.report.workloads == (("small", "large") if everywhere else ("small",))
+    assert {c.workload for c in tested.report.checks} == set(tested.report.workloads)
 
 
 def test_a_second_visit_that_cannot_judge_leaves_the_first(judge: Judge) -> None:
