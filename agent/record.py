@@ -71,6 +71,12 @@ class Attempt:
     wall_seconds: float | None
     """Wall seconds of the run when this attempt ended."""
 
+    @property
+    def live(self) -> bool:
+        """Its numbers are of its own file, run live."""
+        judged = next((turn.verdict for turn in reversed(self.turns) if turn.verdict is not None), None)
+        return judged is not None and judged.path == "live"
+
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:

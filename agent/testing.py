@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from agent.budget import Budget
 from agent.prompting import Prompts
@@ -169,6 +169,7 @@ class ScriptedBench:
             "stage": stage,
             "reason": (test.reason if test else "") or "as scripted",
             "basis": basis,
+            "path": test.report.path if test else "plan",
             "compile": compile.report,
             "test": test.report if test else None,
             "profile": profile,
@@ -188,11 +189,12 @@ class ScriptedBench:
 
 class ScriptedGpu:
     """A `Device` that finds what the source's comments say: a call without one what the call before it found.
-    `seconds` is what each call takes, `faults` as of the bench.
+    `seconds` is what each call takes, `faults` as of the bench; with `live` every file runs itself.
     """
 
-    def __init__(self, *, seconds: float = 0.0, faults: dict[str, int] | None = None) -> None:
+    def __init__(self, *, seconds: float = 0.0, faults: dict[str, int] | None = None, live: bool = False) -> None:
         self._bench = ScriptedBench(seconds=seconds, faults=faults)
+        self._path: Literal["plan", "live"] = "live" if live else "plan"
         self.calls = self._bench.calls
 
     def prepare(self) -> str:
@@ -228,9 +230,11 @@ class ScriptedGpu:
         second, passed = call == "confirm", status is Status.CORRECT
         decided = _timing("decision", math.log(speed))
         confirmed = _timing("confirmation", math.log(speed)) if second else None
-        timing = WorkloadTiming(workload="small", decided=decided, confirmed=confirmed, graphs=(True, True))
+        timing = WorkloadTiming(
+            workload="small", path=self._path, decided=decided, confirmed=confirmed, graphs=(True, True)
+        )
         return TestStage(
-            report=_report("gpu", status),
+            report=_report("gpu", status).model_copy(update={"path": self._path}),
             status=None if passed else status,
             reason="" if passed else f"as the {call} found",
             timings=(timing,) if passed else (),

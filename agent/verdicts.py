@@ -34,6 +34,7 @@ async def judged_event(
         "status": verdict.status.value,
         "score": verdict.score,
         "confirmed": verdict.confirmed,
+        "live": verdict.path == "live",
     }
     return event | ({"plan": plan} if plan else {})
 

@@ -63,7 +63,7 @@ def _headline(attempt: Attempt) -> str:
     parts = [f"[bold]{attempt.id}[/]", attempt.operator]
     parts += [f"from {', '.join(attempt.parents)}"] if attempt.parents else []
     parts += [str(attempt.status) if attempt.status else attempt.state.replace("_", " ")]
-    parts += [f"speed-up {speedup(attempt.score)}"] if attempt.score is not None else []
+    parts += [f"speed-up {speedup(attempt.score, live=attempt.live)}"] if attempt.score is not None else []
     parts += [f"same source as {attempt.duplicate_of}"] if attempt.duplicate_of else []
     return "  ".join(parts) + (f"\n{escape(visible(attempt.note))}" if attempt.note else "")
 
@@ -149,7 +149,7 @@ def facts(verdict: Verdict) -> dict[str, str]:
         "stage": str(verdict.stage), "reason": verdict.reason, "basis": verdict.basis, "path": verdict.path,
     }  # fmt: skip
     if verdict.score is not None:
-        found[f"speed-up, {verdict.score_kind}"] = speedup(verdict.score)
+        found[f"speed-up, {verdict.score_kind}"] = speedup(verdict.score, live=verdict.path == "live")
     if verdict.file is not None:
         found["file"] = file_words(verdict.file)
     parts = (_checks, _findings, _times, _kernels, _library, _advice)
@@ -191,7 +191,7 @@ def _times(verdict: Verdict) -> Facts:
         if shown.candidate_seconds is not None:
             yield f"{how}, {timing.workload}", seconds(shown.candidate_seconds)
         if shown.lower is not None:
-            text = f"{speedup(shown.log_ratio)}, {interval(timing)}, {shown.kind}"
+            text = f"{speedup(shown.log_ratio, live=timing.path == 'live')}, {interval(timing)}, {shown.kind}"
             yield f"{how} speed-up, {timing.workload}", text
     for workload in verdict.profile.measured.workloads if verdict.profile.measured else ():
         yield f"share of starting kernels, {workload.workload}", f"{workload.gap_share:.0%}"

@@ -43,6 +43,7 @@ class Live:
         self._rows: dict[str, dict[str, Any]] = {}
         self._ledger = Ledger(manifest.budget)
         self._best: float | None = None
+        self._best_live = False
         self._measured = manifest.measured
         self._started = time.monotonic()
         self._before = 0.0
@@ -66,8 +67,9 @@ class Live:
         """Takes one event."""
         self._take(event)
         if event["t"] in ("outcome", "anew") and not self._console.is_terminal:
-            name, status, gain = event["attempt"], event["status"], speedup(event["score"])
-            say(f"{name}  {self._rows[name]['operator']:<9}  {status:<13}  {gain:>8}  {self._budget()}")
+            name, status, row = event["attempt"], event["status"], self._rows[event["attempt"]]
+            gain = speedup(event["score"], live=row["live"])
+            say(f"{name}  {row['operator']:<9}  {status:<13}  {gain:>8}  {self._budget()}")
 
     def stopping(self, at_once: bool) -> None:
         """Says that a request to stop was heard."""
@@ -92,22 +94,32 @@ class Live:
             case "wait":
                 self._row(event["attempt"], stage="waits for an answer")
             case "verdict":
-                self._row(event["attempt"], status=event["status"], score=event["score"])
+                self._judged(event, event["attempt"])
             case "measure":
                 self._measure()
             case "anew":
                 self._row(event["attempt"], stage="")
-                for row in self._rows.values():
-                    if row["candidate"] == event["candidate"]:
-                        row |= {"status": event["status"], "score": event["score"]}
+                self._judged(event, *(n for n, row in self._rows.items() if row["candidate"] == event["candidate"]))
                 self._lead(event)
             case "outcome":
                 self._ended(event)
 
     def _row(self, attempt: str, **values: Any) -> None:
-        empty = {"operator": "", "parents": "", "stage": "", "status": "", "score": None, "candidate": None}
+        empty = {
+            "operator": "",
+            "parents": "",
+            "stage": "",
+            "status": "",
+            "score": None,
+            "candidate": None,
+            "live": False,
+        }
         self._rows.setdefault(attempt, empty)
         self._rows[attempt].update(values)
+
+    def _judged(self, event: Mapping[str, Any], *attempts: str) -> None:
+        for attempt in attempts:
+            self._row(attempt, status=event["status"], score=event["score"], live=event.get("live", False))
 
     def _ended(self, event: Mapping[str, Any]) -> None:
         self._row(event["attempt"], stage="", status=event["status"], score=event["score"])
@@ -117,11 +129,11 @@ class Live:
         """Of a measured run only what was confirmed is best."""
         counts = event["score"] is not None and (event.get("confirmed", False) or not self._measured)
         if counts and (self._best is None or event["score"] > self._best):
-            self._best = event["score"]
+            self._best, self._best_live = event["score"], self._rows[event["attempt"]]["live"]
 
     def _measure(self) -> None:
         """Estimates leave the table."""
-        self._measured, self._best = True, None
+        self._measured, self._best, self._best_live = True, None, False
         for row in self._rows.values():
             if row["status"] in ("correct", "untested"):
                 row |= {"status": "waits to be judged anew", "score": None}
@@ -146,9 +158,11 @@ class Live:
             status = row["stage"] or row["status"]
             colour = "cyan" if row["stage"] else COLOURS.get(row["status"], "red")
             table.add_row(
-                name, row["operator"], row["parents"], f"[{colour}]{escape(status)}[/]", speedup(row["score"])
-            )
-        foot = Text(f"best {speedup(self._best)} ({self._kind()})   {self._budget()}")
+                name, row["operator"], row["parents"], f"[{colour}]{escape(status)}[/]",
+                speedup(row["score"], live=row["live"]),
+            )  # fmt: skip
+        best = speedup(self._best, live=self._best_live)
+        foot = Text(f"best {best} ({self._kind()})   {self._budget()}")
         return Group(head, table, foot, *([Text(self._note, style="yellow")] if self._note else []))
 
 
@@ -158,13 +172,14 @@ def announce(folder: RunFolder, summary: Summary, report: Path) -> None:
     if summary.anew:
         say(f"judged anew on {summary.device}: {summary.anew} verdicts")
     if summary.best is not None:
-        gain = speedup(summary.best.score)
         how = "measured on a GPU, confirmed" if summary.measured else "an estimate: no GPU"
         verdict = Verdict.model_validate_json((folder.best / "verdict.json").read_bytes())
+        gain = speedup(summary.best.score, live=verdict.path == "live")
         say(f"best: {summary.best.attempt}, {gain} over {base_name(verdict)} ({how})")
         for timing in verdict.profile.timings if verdict.profile else ():
             shown = timing.confirmed or timing.decided
-            say(f"      {timing.workload}: {speedup(shown.log_ratio)}, {interval(timing)}, {shown.decision}")
+            gain = speedup(shown.log_ratio, live=timing.path == "live")
+            say(f"      {timing.workload}: {gain}, {interval(timing)}, {shown.decision}")
         if verdict.file is not None:
             say(f"      {file_words(verdict.file)}")
         say(f"kernel: {summary.best_file}")

@@ -33,9 +33,9 @@ def seconds(value: float) -> str:
     return f"{value / 1e-9:.3g} ns"
 
 
-def speedup(score: float | None) -> str:
-    """exp(score) as a factor, or a dash."""
-    return "-" if score is None else f"{math.exp(score):.2f}x"
+def speedup(score: float | None, *, live: bool = False) -> str:
+    """exp(score) as a factor, or a dash. `live`: the file itself was timed, by the host's clock."""
+    return "-" if score is None else f"{math.exp(score):.2f}x" + " live" * live
 
 
 def interval(timing: WorkloadTiming) -> str:
@@ -55,8 +55,8 @@ def gained(verdict: Verdict) -> str:
         return ""
     kind = "estimate" if verdict.score_kind == "estimate" else "measured"
     how = {"estimate": "", "measured": " and confirmed" if verdict.confirmed else ", not confirmed"}[kind]
-    live = " live by the host's clock" if verdict.path == "live" else ""
-    return f"{speedup(verdict.score)}, {kind}{live}{how}"
+    live = verdict.path == "live"
+    return f"{speedup(verdict.score, live=live)}, {kind}{how}" + ", by the host's clock" * live
 
 
 def file_words(file: FileRun) -> str:
@@ -171,8 +171,8 @@ def _timings(console: Console, verdict: Verdict) -> None:
         flags = " ".join((*shown.flags, *(() if all(timing.graphs) else (_clock(timing),))))
         times = (_microseconds(t) for t in (shown.candidate_seconds, shown.base_seconds))
         table.add_row(
-            timing.workload, *times, speedup(shown.log_ratio), interval(timing), str(shown.blocks),
-            shown.decision + (", confirmed" if timing.confirmed else ""), flags,
+            timing.workload, *times, speedup(shown.log_ratio, live=timing.path == "live"), interval(timing),
+            str(shown.blocks), shown.decision + (", confirmed" if timing.confirmed else ""), flags,
         )  # fmt: skip
     console.print(table)
 

@@ -140,10 +140,10 @@ def _base(record: RunRecord) -> str:
 
 def _cards(record: RunRecord) -> list[tuple[str, str]]:
     manifest = record.manifest
-    best = record.attempt(record.best).score if record.best else None
+    best = speedup(record.attempt(record.best).score, live=record.attempt(record.best).live) if record.best else "-"
     kind = "measured and confirmed" if record.measured else "estimate"
     return [
-        (speedup(best), f"best over {_base(record)}, {kind}"),
+        (best, f"best over {_base(record)}, {kind}"),
         (f"{sum(1 for a in record.attempts if a.status == 'correct')} of {len(record.attempts)}", "attempts correct"),
         (manifest.strategy, f"strategy, width {manifest.width}, seed {manifest.seed}"),
         (manifest.model.name, f"model {manifest.model.model}".strip()),
@@ -196,7 +196,7 @@ def _best(record: RunRecord) -> dict[str, Any] | None:
     source = record.source(turn) or ""
     return {
         "id": attempt.id,
-        "speedup": gained(turn.verdict) if turn.verdict else speedup(attempt.score),
+        "speedup": gained(turn.verdict) if turn.verdict else speedup(attempt.score, live=attempt.live),
         "timings": _timings(turn),
         "file_run": turn.verdict.file if turn.verdict else None,
         "file": f"best/{record.folder.best_file().name}",
@@ -219,7 +219,7 @@ def _attempt(record: RunRecord, attempt: Attempt) -> dict[str, Any]:
         "operator": attempt.operator,
         "parents": attempt.parents,
         "status": attempt.status or attempt.state,
-        "speedup": speedup(attempt.score) + (" live" if any(t.path == "live" for t in _timings(last)) else ""),
+        "speedup": speedup(attempt.score, live=attempt.live),
         "intervals": "; ".join(interval(t) for t in _timings(last)) if attempt.score is not None else "",
         "confirmed": attempt.confirmed,
         "gpu": sum(sum(t.gpu.values()) for t in attempt.turns),

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from agent.journal import read_events
+from agent.record import load_run
 from agent.search import search
 from agent.session import Deps
 from agent.testing import ScriptedBench, ScriptedGpu, ScriptedModel, Wander, make_run, reply, source
@@ -41,28 +42,31 @@ async def test_plain_lines_without_a_terminal(tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize(("live", "gain"), [(False, "2.00x"), (True, "2.00x live")])
 async def test_a_run_that_gets_a_gpu_says_that_it_was_judged_anew(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], live: bool, gain: str
 ) -> None:
     folder = make_run(tmp_path / "run")
     script = ScriptedModel(lambda request: reply(source(speed=9.0, visit="correct 2.0")))
-    for devices in ((), (ScriptedGpu(),)):
+    for devices in ((), (ScriptedGpu(live=live),)):
         capsys.readouterr()
         past = read_events(folder.journal)[0] if devices else []
-        live = Live(folder.manifest, past)
-        with live, LocalFleet(ScriptedBench(), 1, devices) as fleet:
+        view = Live(folder.manifest, past)
+        with view, LocalFleet(ScriptedBench(), 1, devices) as fleet:
             deps = Deps(Wander(2), script, fleet, devices=("NVIDIA H200",) * len(devices))
-            summary = await search(folder, deps, live.see)
+            summary = await search(folder, deps, view.see)
         announce(folder, summary, folder.path / "report.html")
     said = capsys.readouterr().out
     assert "judged anew on NVIDIA H200: 1 verdicts" in said
-    assert "2.00x over eager (measured on a GPU, confirmed)" in said
-    assert "small: 2.00x, 1.998 to 2.002 (96%), faster" in said
+    assert f"{gain} over eager (measured on a GPU, confirmed)" in said
+    assert f"small: {gain}, 1.998 to 2.002 (96%){', live by the host' * live}" in said
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(Live(folder.manifest, read_events(folder.journal)[0])._render())
     shown = console.export_text()
     assert "9.00x" not in shown
-    assert shown.count("2.00x") == 3, "both rows, the second is a duplicate, and the best"
+    assert shown.count("2.00x") == shown.count(gain) == 3, "both rows, the second is a duplicate, and the best"
+    record = load_run(folder.path)
+    assert [a.live for a in record.attempts if a.score is not None] == [live, live]
 
 
 def test_gpus_of_two_kinds_in_one_run_are_told() -> None:

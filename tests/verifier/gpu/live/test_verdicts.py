@@ -46,7 +46,7 @@ def test_a_live_verdict_says_what_it_is(judged: Judged) -> None:
     assert verdict.profile.estimates == ()
     if verdict.profile.timings:  # a busy machine has none
         assert {t.path for t in verdict.profile.timings} == {"live"}
-        assert "live by the host's clock" in gained(verdict)
+        assert "x live, measured" in gained(verdict)
     assert facts(verdict)["path"] == "live"
 
 
