@@ -63,7 +63,7 @@ class LiveProgram:
         self.graph: Captured | None = None
         self._arguments: list[Any] = []
         self._model: Any = None
-        self._kept: list[tuple[Tensor, Tensor, int]] = []
+        self._kept: list[tuple[dict[str, Tensor | None], str, Tensor, Tensor]] = []
         self._last: list[Tensor] = []
 
     def bind(self, inputs: list[Tensor], slots: list[Tensor]) -> None:
@@ -82,15 +82,16 @@ class LiveProgram:
             for name, given in state.items():
                 if name in own and own[name].shape == given.shape:
                     own[name].copy_(given)
-            self._kept = [(b, b.clone(), b._version) for b in model.buffers()]
+            self._kept = [
+                (module._buffers, name, buffer, buffer.clone())
+                for module in model.modules() for name, buffer in module._buffers.items() if buffer is not None
+            ]  # fmt: skip
         self._model = model
 
     def restore(self) -> None:
-        """Puts back the buffers that forward changed."""
-        for i, (buffer, kept, version) in enumerate(self._kept):
-            if buffer._version != version:
-                buffer.copy_(kept)
-                self._kept[i] = (buffer, kept, buffer._version)
+        """Puts all buffers back: a kernel of the candidate's, or a graph, changes them without a trace in torch."""
+        for held, name, buffer, kept in self._kept:
+            held[name] = buffer.copy_(kept)
 
     def forward(self) -> list[Tensor]:
         """One call. Raises OtherOutput, and whatever the candidate raises."""
@@ -257,7 +258,8 @@ class Contestant:
             self._device.synchronize()
             if not self._flags.wait_go(turn, i, _PATIENCE):
                 break
-            program.call()
+            for _ in range(message.header["repeats"]):
+                program.call()
             program.give()
             self._device.synchronize()
             self._flags.set(Flags.DONE, Flags.call(turn, i))

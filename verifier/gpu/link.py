@@ -154,11 +154,13 @@ class Link:
             raise self._lost(ProtocolError("it did not time what it was asked to"))
         return TimedReply(reply, host)
 
-    def begin_calls(self, name: str, count: int, *, idle: bool) -> None:
-        """A program gets ready for `count` calls; between them nothing else may be asked. A call ends when its outputs
-        are in their slots. `idle`: every other call, from the first on, does next to nothing; for runners."""
+    def begin_calls(self, name: str, count: int, *, idle: bool, repeats: int = 1) -> None:
+        """A program gets ready for `count` calls; between them nothing else may be asked. A call is `repeats` runs of
+        the program and ends when its outputs are in their slots. `idle`: every other call, from the first on, does next
+        to nothing; for runners.
+        """
         self._flags.set(Flags.GO, 0)
-        self._send({"command": "calls", "name": name, "count": count, "idle": idle})
+        self._send({"command": "calls", "name": name, "count": count, "idle": idle, "repeats": repeats})
         self._calls = 0
 
     def near(self) -> None:

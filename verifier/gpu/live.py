@@ -15,7 +15,9 @@ Python of both sides.
 
 What this does not see: up to `HIDDEN_SECONDS` of a call can hide between the last byte of the inputs and go, and
 between done and the copy engine's reading. Both sides' times hold a copy of their outputs into slots, which a candidate
-that finds its slots could leave out (`copy_seconds`). No claim is made of a gain that the two together could explain.
+that finds its slots could leave out (`copy_seconds`). No claim is made of a gain that the two together could explain,
+and none of a candidate that takes less than the former (`too_short`). Several calls in one window would be told apart
+more finely, but one who knows that they come could do them at once.
 Memory stays where it is for the whole comparison. Inputs were just written on both sides, so small ones come from the
 cache.
 """
@@ -42,7 +44,7 @@ from verifier.gpu.pairs import TimedWrong
 from verifier.interpreter.compare import compare_values
 from verifier.reference import Reference
 from verifier.specs import leaves
-from verifier.timing import RULES, Block, Rules
+from verifier.timing import RULES, Block, Rules, Timing
 
 HIDDEN_SECONDS = 6e-5
 """What a liar may gain in one call."""
@@ -93,6 +95,9 @@ class HostPairs:
         self._writes: dict[Side, list[float]] = {"a": [], "b": []}
         """Seconds that writing inputs took, right before each call."""
         self._pairs = 2
+        self.repeats = 1
+        """Runs of a program in one call. More than one tell shorter times apart, and let a liar leave the others out:
+        only where nothing is claimed."""
 
     @property
     def graphs(self) -> tuple[bool, bool]:
@@ -148,8 +153,8 @@ class HostPairs:
             rows = [self._pair(f"block {index} {i}", i, check=i in checked) for i in range(count)]
         if broken := self._slots(self._candidate).broken():
             raise TimedWrong(broken)
-        frame = _quartile([frame for _, _, frame in rows])
-        pairs = tuple((max(a - frame, _LEAST_SECONDS), max(b - frame, _LEAST_SECONDS)) for a, b, _ in rows)
+        frame, least = _quartile([frame for _, _, frame in rows]), self.repeats * _LEAST_SECONDS
+        pairs = tuple((max(a - frame, least) / self.repeats, max(b - frame, least) / self.repeats) for a, b, _ in rows)
         self.base_seconds.append(median(b for _, b in pairs))
         self._adapt(sum(map(sum, rows)) / count)
         return Block(pairs)
@@ -258,7 +263,8 @@ class HostPairs:
             for contender in self._contenders():
                 self.side = contender.side
                 base = contender is self._base
-                contender.link.begin_calls(contender.side, 2 * count if base else count, idle=base)
+                calls = 2 * count if base else count
+                contender.link.begin_calls(contender.side, calls, idle=base, repeats=self.repeats)
                 begun.append(contender.link)
             yield
         except BaseException:
@@ -298,6 +304,17 @@ class HostPairs:
     def _adapt(self, one: float) -> None:
         """Pairs of the next block: an even number whose calls take about `BLOCK_SECONDS`."""
         self._pairs = min(max(int(BLOCK_SECONDS / max(one, 1e-6)) // 2 * 2, 2), MOST_PAIRS)
+
+
+def too_short(timing: Timing) -> str:
+    """Why no claim is made of these times, in words; empty where they are long enough for the judge's clock."""
+    taken, base = timing.candidate_seconds, timing.base_seconds
+    if taken is None or base is None or taken >= HIDDEN_SECONDS:
+        return ""
+    us, beside, least = (1e6 * seconds for seconds in (taken, base, HIDDEN_SECONDS))
+    return (
+        f"about {us:.0f} us, and {beside:.0f} us of its base, are too short for the judge's clock: under {least:.0f} us"
+    )
 
 
 def _parts(view: Tensor) -> list[Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from verifier.gpu.check import DoesNotFit, Found, Loaded
 from verifier.gpu.device import Device
 from verifier.gpu.link import Link, RunnerFailed
-from verifier.gpu.live import Contender, HostPairs
+from verifier.gpu.live import Contender, HostPairs, too_short
 from verifier.gpu.references import References
 from verifier.gpu.visit import Request
 from verifier.plan.arguments import Arg, DictArg, ListArg, TensorArg
@@ -216,6 +216,8 @@ class LiveSteps:
             pairs.open(Contender("a", self._link, candidate))
             floor = request.floor_seconds.get(workload.name, 0.0)
             decided = decide(pairs.measure, pairs.rules(request.rules), floor_seconds=floor)
+            if said := too_short(decided):
+                return said
             confirmed = None
             if request.confirmation is not None:
                 confirmed = confirm(pairs.measure, decided, pairs.coarser(request.confirmation), floor_seconds=floor)

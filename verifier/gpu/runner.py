@@ -274,7 +274,8 @@ class Runner:
             if header["idle"] and i % 2 == 0:
                 self._device.nothing()
             else:
-                program.call()
+                for _ in range(header["repeats"]):
+                    program.call()
                 program.give()
             self._device.synchronize()
             self._flags.set(Flags.DONE, Flags.call(turn, i))

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from verifier.gpu.contestant import LiveProgram
 from verifier.gpu.device import Capturable
 from verifier.gpu.host_device import HostDevice
+
+SPEC = {"kind": "list", "items": [{"kind": "tensor", "shape": [100], "dtype": "float32", "stride": [1]}]}
 
 
 class Graph:
@@ -53,8 +55,7 @@ def test_a_graph_that_lacks_a_kernel_is_not_used(skipped: int, whole: bool) -> N
             step()
         return out
 
-    spec = {"kind": "list", "items": [{"kind": "tensor", "shape": [100], "dtype": "float32", "stride": [1]}]}
-    program = LiveProgram(lambda: forward, torch.device("cpu"), spec)
+    program = LiveProgram(lambda: forward, torch.device("cpu"), SPEC)
     program.bind([x], [torch.empty(100)])
     program.build({})
     program.run()
@@ -66,3 +67,26 @@ def test_a_graph_that_lacks_a_kernel_is_not_used(skipped: int, whole: bool) -> N
 
 def void(_: object) -> None:
     return None
+
+
+def test_a_graph_that_changes_a_buffer_starts_each_call_from_the_same() -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls.data.add_(1)  # like a kernel: torch does not see that it changes
+            return torch.mul(x, self.calls, out=out)
+
+    out, x = torch.zeros(100), torch.randn(100)
+    program = LiveProgram(Counts, torch.device("cpu"), SPEC)
+    program.bind([x], [torch.empty(100)])
+    program.build({})
+    program.run()
+    assert program.capture(Capturing([lambda: void(program._model(x))], 0))
+    for _ in range(2):
+        program.restore()
+        program.call()
+        program.give()
+        assert torch.equal(program.slots[0], x)

@@ -7,8 +7,8 @@ import math
 import pytest
 
 from tests.verifier.gpu.live.conftest import HONEST, QUICK, Live, forward
-from verifier.gpu.live import HIDDEN_SECONDS
-from verifier.timing import RULES
+from verifier.gpu.live import HIDDEN_SECONDS, too_short
+from verifier.timing import RULES, Block, Decision, Rules, decide
 from verifier.verdict import Status
 
 RIGHT = {
@@ -70,7 +70,8 @@ def test_a_mistake_is_named_with_its_line(live: Live, name: str) -> None:
 
 
 def test_no_claim_is_made_of_what_a_hosts_clock_cannot_see(live: Live) -> None:
-    visit = live(HONEST, timed=("small",), rules=RULES, **QUICK)
+    source = forward("time.sleep(1e-3)\nreturn x * 2.0 + y", "import time")
+    visit = live(source, timed=("small",), rules=RULES, **QUICK)
     (timing,) = visit.timings
     decided = timing.decided
     assert decided.margin == pytest.approx(math.log(1.02))
@@ -80,3 +81,21 @@ def test_no_claim_is_made_of_what_a_hosts_clock_cannot_see(live: Live) -> None:
     assert decided.base_seconds is not None
     shorter = min(decided.candidate_seconds, decided.base_seconds)
     assert (decided.upper - decided.lower) / 2 > HIDDEN_SECONDS / shorter
+
+
+@pytest.mark.parametrize(("taken", "said"), [(0.9, "54 us, and 600 us"), (1.1, "")])
+def test_a_time_too_short_for_the_judges_clock_is_no_speed_up(taken: float, said: str) -> None:
+    pairs = ((taken * HIDDEN_SECONDS, 10 * HIDDEN_SECONDS),) * 2
+    timing = decide(lambda _: Block(pairs), Rules(max_blocks=6))
+    assert timing.decision is Decision.FASTER
+    assert said in too_short(timing)
+    assert bool(too_short(timing)) is bool(said)
+
+
+def test_what_is_too_short_is_right_and_has_no_time(live: Live) -> None:
+    visit = live(HONEST, timed=("small",), **QUICK)
+    assert (visit.status, visit.test.outcome) == (None, "passed"), visit.reason
+    if visit.timings:  # a busy machine is slow
+        assert (visit.timings[0].decided.candidate_seconds or 0.0) >= HIDDEN_SECONDS
+    else:
+        assert "too short for the judge's clock" in visit.test.findings[0].message
