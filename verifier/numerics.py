@@ -9,8 +9,9 @@ Per output tensor o, with the float64 reference r and PyTorch's own result y in 
    Row error  R(o) = max_i ||o_i - r_i|| / d_i                     rows: last dimensions, at least 16 long
    Spot error S(o) = max_ij |o_ij - r_ij| * sqrt(columns) / d_i    so that one wrong element shows
    d_i = max(||r_i - mean(r_i)||, 0.1 ||r_i||, 0.1 median_k ||r_k - mean(r_k)||), so that a row that is
-   constant or much smaller than its neighbours does not divide by nothing. R and S forgive one unit in the
-   last place of o's dtype, |o - r| - eps |r|: a nearly constant row in bf16 may round to either neighbour.
+   constant or much smaller than its neighbours does not divide by nothing. E forgives 2^-19 ||r||, which is what
+   fp32's fast exponential and division leave: a softmax over equal values is centred away to nothing. R and S forgive
+   that too, and one unit in the last place of o's dtype: a nearly constant row in bf16 may round to either neighbour.
    Accepted: E <= max(4 E(y), floor), R <= max(4 R(y), floor), S <= max(8 S(y), 32 floor).
 3. A single element or a nearly constant output (||r - mean(r)|| <= 1e-3 ||r||) is not centred:
    E(o) = ||o - r|| / max(||r||, 1e-2 sqrt(n)), with the floors of UNCENTRED_FLOORS.

@@ -206,6 +206,14 @@ def test_softmax_of_heavy_tailed_scores_in_half_precision() -> None:
     assert judge(fused, reference).passed
 
 
+def test_a_softmax_over_nearly_equal_values_may_round_as_fast_exponentials_do() -> None:
+    x = seeded(64, 8192) * (seeded(64, 8192, seed=1) > 1.3) / 256
+    right, wrong = torch.softmax(x, 1), torch.softmax(0.99 * x, 1)
+    rounded = right * (1 + 8e-7 * seeded(64, 1, seed=2))
+    assert judge(rounded.float(), right, Precision.FP32).passed
+    assert not judge(wrong.float(), right, Precision.FP32).passed
+
+
 def test_overflow_in_fp16_is_the_same_in_both() -> None:
     reference = seeded(64, 64) * 4e4
     assert not torch.isfinite(reference.half()).all()
