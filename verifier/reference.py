@@ -60,6 +60,8 @@ class Expected:
     make_expected: Callable[[], Any] = field(repr=False)
     make_yardstick: Callable[[], Any] = field(repr=False)
     make_cut: Callable[[], Any] = field(default=lambda: None, repr=False)
+    cut_margin: float = CUT_MARGIN
+    """Times the error of `cut` that is within the limits."""
 
     @cached_property
     def expected(self) -> Any:
@@ -73,13 +75,14 @@ class Expected:
 
     @cached_property
     def cut(self) -> Any:
-        """A second yardstick, None where there is none: PyTorch's result with operands of products that tensor cores
-        cut off to TF32. Its deviation is so scaled that an error of `CUT_MARGIN` times its own is within the limits.
+        """A second yardstick, None where there is none: PyTorch's result with operands of products cut off to TF32, or
+        rounded to 16 bits after a multiplication. Its deviation is so scaled that an error of `cut_margin` times its
+        own is within the limits.
         """
         if (made := self.make_cut()) is None:
             return None
         pairs = zip(leaves(self.expected), leaves(made), strict=True)
-        return rebuild(encode(self.expected), (_eased(y, r) for r, y in pairs))
+        return rebuild(encode(self.expected), (_eased(y, r, self.cut_margin) for r, y in pairs))
 
     @cached_property
     def near(self) -> list[Near | None]:
@@ -179,11 +182,13 @@ class Reference:
         if mutated:
             values = self.inputs(name, *salt)
         rounded = bool(watched.products) and self.problem.precision is not Precision.FP32
-        cut = rounded and self.problem.precision is Precision.TF32
+        cut = rounded and self.problem.precision is not Precision.FP8
+        margin = CUT_MARGIN if self.problem.precision is Precision.TF32 else numerics.MARGIN
         return Expected(
             name, values, native, mutated,
             lambda: self._expected(name, values, seed), lambda: self._rounded(name, values, seed) if rounded else None,
             lambda: self._rounded(name, values, seed, cut=True) if cut else None,
+            margin,
         )  # fmt: skip
 
     @contextmanager
@@ -209,7 +214,10 @@ class Reference:
     def _rounded(self, name: str, values: list[Any], seed: int, *, cut: bool = False) -> Any:
         """The result in the contract's precision, or with operands cut off. Copies the inputs, which it may change."""
         on_gpu = self.device.type == "cuda" and self.problem.precision is Precision.TF32
-        precise = nullcontext() if on_gpu and not cut else RoundedOperands(self.problem.precision, cut=cut)
+        narrow = self.problem.precision
+        if cut and narrow is Precision.FP16 and any(t.dtype is torch.bfloat16 for t in leaves(values)):
+            narrow = Precision.BF16
+        precise = nullcontext() if on_gpu and not cut else RoundedOperands(narrow, cut=cut)
         with self.part("yardstick"), self._skipping(name), tf32(on_gpu), precise:
             return self._forward(self._model(self.state), copy.deepcopy(values), seed)
 
@@ -294,11 +302,11 @@ def tf32(allowed: bool) -> Iterator[None]:
             setattr(switch, name, old)
 
 
-def _eased(made: Tensor, expected: Tensor) -> Tensor:
+def _eased(made: Tensor, expected: Tensor, margin: float) -> Tensor:
     made = made.to(expected.dtype)
     if not expected.dtype.is_floating_point:
         return made
-    return expected + (made - expected) * (CUT_MARGIN / numerics.MARGIN)
+    return expected + (made - expected) * (margin / numerics.MARGIN)
 
 
 def bytes_of(values: Any) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -23,6 +25,7 @@ class Model(nn.Module):
 def get_inputs(): return [torch.rand(N, N), torch.rand(N, N)]
 def get_init_inputs(): return []
 """
+FP16 = Precision.FP16
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +34,10 @@ def reference() -> Reference:
     return Reference.create(problem, problem.workloads[0], 3)
 
 
-def passes(made: Expected, output: Tensor) -> tuple[bool, bool]:
-    """By PyTorch's own TF32, and by the second yardstick."""
+def passes(made: Expected, output: Tensor, precision: Precision = Precision.TF32) -> tuple[bool, bool]:
+    """By PyTorch's own result in the contract's precision, and by the second yardstick."""
     first, second = (
-        numerics.compare(output, made.expected, made.native, Precision.TF32, yardstick=ruler).passed
+        numerics.compare(output, made.expected, made.native, precision, yardstick=ruler).passed
         for ruler in (made.ruler, made.cut)
     )
     return first, second
@@ -78,3 +81,31 @@ def test_fused_attention_is_a_product_too() -> None:
     assert made.yardstick is not None
     a, b = (cut_to_tf32(t) for t in made.inputs)
     assert passes(made, torch.nn.functional.scaled_dot_product_attention(a, b, b))[1]
+
+
+ATTENTION = """
+import math, torch, torch.nn as nn
+PRECISION = "fp16"
+WORKLOADS = [{"name": "main", "roles": ["timed"]}]
+class Model(nn.Module):
+    def forward(self, q, k, v):
+        scores = q.float() @ k.float().mT / math.sqrt(q.shape[-1])
+        return (torch.softmax(scores, -1).to(v.dtype) @ v)
+def get_inputs(): return [torch.randn(1, 4, 512, 128).bfloat16() for _ in range(3)]
+def get_init_inputs(): return []
+"""
+
+
+def attention(made: Expected, scale: Callable[[Tensor], Tensor]) -> Tensor:
+    q, k, v = made.inputs
+    q = scale(q.float() / 128**0.5)
+    return torch.softmax(q @ k.float().mT, -1).to(v.dtype) @ v
+
+
+def test_queries_scaled_in_16_bits_pass_where_scores_are_large_and_8_bits_do_not() -> None:
+    problem = parse_problem(ATTENTION, file="p.py", name="p")
+    reference = Reference.create(problem, problem.workloads[0], 3)
+    heavy, task = reference.draw("heavy_tailed"), reference.draw("task")
+    assert passes(heavy, attention(heavy, lambda q: q), FP16) == (True, True)
+    assert passes(heavy, attention(heavy, lambda q: q.bfloat16().float()), FP16) == (False, True)
+    assert passes(task, attention(task, lambda q: q.to(torch.float8_e4m3fn).float()), FP16) == (False, False)

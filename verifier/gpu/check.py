@@ -356,17 +356,10 @@ def in_full(
     if checks := quick_values(tree, made.native, precision, floors, workload=workload, draw=draw):
         return checks
 
-    def by(ruler: Any) -> list[dict[str, Any]]:
-        return compare_values(
-            tree, made.native, made.expected, ruler, precision, given=list(leaves(made.inputs)), workload=workload,
-            draw=draw,
-        )  # fmt: skip
-
-    checks = by(made.ruler)
-    if all(c["passed"] for c in checks) or made.cut is None:
-        return checks
-    eased = by(made.cut)
-    return eased if all(c["passed"] for c in eased) else checks
+    return compare_values(
+        tree, made.native, made.expected, made.ruler, precision, given=list(leaves(made.inputs)), workload=workload,
+        draw=draw, second=lambda: made.cut,
+    )  # fmt: skip
 
 
 def _tree(program: Program, outputs: list[Tensor]) -> Any:

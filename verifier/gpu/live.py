@@ -36,12 +36,10 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from verifier.gpu.aten import decode
-from verifier.gpu.check import Loaded, Slots, write
+from verifier.gpu.check import Loaded, Slots, in_full, write
 from verifier.gpu.device import Device
 from verifier.gpu.link import Link, RunnerFailed
 from verifier.gpu.pairs import TimedWrong
-from verifier.interpreter.compare import compare_values
 from verifier.reference import Reference
 from verifier.specs import leaves
 from verifier.timing import RULES, Block, Rules, Timing
@@ -246,12 +244,7 @@ class HostPairs:
         """Compares what was copied away right after the last call."""
         reference = self._reference
         made = reference.draw("task", f"{self._salt} {salt}")
-        tensors = iter(self._kept[contender.side])
-        tree = decode(self._slots(contender).program.output, lambda _: next(tensors), self._device.torch_device)
-        for check in compare_values(
-            tree, made.native, made.expected, made.ruler, reference.problem.precision, given=list(leaves(made.inputs)),
-            workload=reference.workload.name, draw="timed",
-        ):  # fmt: skip
+        for check in in_full(self._slots(contender).program, self._kept[contender.side], made, reference, "timed"):
             if not check["passed"]:
                 raise TimedWrong(f"output {check['output']} of a timed call: {check['reason']}")
 

@@ -12,8 +12,7 @@ from typing import Literal
 
 import torch
 
-from verifier.gpu.aten import decode
-from verifier.gpu.check import DoesNotFit, Loaded
+from verifier.gpu.check import DoesNotFit, Loaded, in_full
 from verifier.gpu.device import Device
 from verifier.gpu.link import Link, RunnerFailed
 from verifier.gpu.live import Contender, HostPairs
@@ -21,12 +20,10 @@ from verifier.gpu.live_visit import ContestLink, live_candidate
 from verifier.gpu.pairs import TimedWrong
 from verifier.gpu.references import References, Stochastic
 from verifier.gpu.visit import Request
-from verifier.interpreter.compare import compare_values
 from verifier.near import same_bytes
 from verifier.plan.reader import PlanError
 from verifier.reference import Reference
 from verifier.sequence import block_location, sequence_half_width
-from verifier.specs import leaves
 from verifier.timing import RULES
 from verifier.verdict import FileRun, FileTiming
 
@@ -102,12 +99,7 @@ class FileWork:
             return
         self._outputs = "yardstick"
         assert file.slots is not None
-        tensors = iter(found[0])
-        tree = decode(file.slots.program.output, lambda _: next(tensors), self._device.torch_device)
-        for check in compare_values(
-            tree, made.native, made.expected, made.ruler, reference.problem.precision, given=list(leaves(made.inputs)),
-            workload=reference.workload.name, draw=draw,
-        ):  # fmt: skip
+        for check in in_full(file.slots.program, found[0], made, reference, draw):
             if not check["passed"] and not made.coarse():
                 raise TimedWrong(f"inputs {draw}, output {check['output']} of the file: {check['reason']}")
 

@@ -59,19 +59,35 @@ def _compare_draw(
         return [_check(workload, draw["name"], 0, malformed)]
     return compare_values(
         output, native, expected, yardstick, precision, given=given, workload=workload, draw=draw["name"],
+        second=lambda: unpack(draw["cut"], blobs, f"{prefix}/cut") if draw.get("cut") else None,
         masks=masks, unseen=unseen,
     )  # fmt: skip
 
 
 def compare_values(
     output: Any, native: Any, expected: Any, yardstick: Any, precision: Precision, *,
-    given: list[Tensor], workload: str, draw: str, masks: list[Tensor] | None = None,
+    given: list[Tensor], workload: str, draw: str, second: Callable[[], Any], masks: list[Tensor] | None = None,
     unseen: dict[str, None] | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """One OutputCheck for each leaf of `output`, a nested value of tensors that is not trusted. The others are those of
-    the reference, of one structure; `given`: the input tensors. `masks` and `unseen` as in `compare_job`.
+    the reference, of one structure; `given`: the input tensors; `second`: makes another yardstick, by which alone all
+    may pass. `masks` and `unseen` as in `compare_job`.
     """
-    masks = list(masks or ())
+
+    def by(ruler: Any) -> list[dict[str, Any]]:
+        return _checks(output, native, expected, ruler, precision, given, workload, draw, list(masks or ()), unseen)
+
+    checks = by(yardstick)
+    if all(c["passed"] for c in checks) or (other := second()) is None:
+        return checks
+    eased = by(other)
+    return eased if all(c["passed"] for c in eased) else checks
+
+
+def _checks(
+    output: Any, native: Any, expected: Any, yardstick: Any, precision: Precision, given: list[Tensor], workload: str,
+    draw: str, masks: list[Tensor], unseen: dict[str, None] | None,
+) -> list[dict[str, Any]]:  # fmt: skip
     if reason := _structure(output, native):
         return [_check(workload, draw, 0, numerics.Comparison(False, reason))]
     rows = zip(_flat(output), _flat(native), _flat(expected), _flat(yardstick), strict=True)

@@ -7,7 +7,8 @@ allows.
 PyTorch's own error in the contract's class, on a machine that has no such hardware. It does not model narrow
 accumulation. With `cut` it cuts them off instead, which is what tensor cores do to fp32 operands that nobody rounded:
 Triton's default. On values of one sign all products are then too small together (2e-2 of the spread of a product of
-1024 uniform numbers, where rounding loses 4e-4).
+1024 uniform numbers, where rounding loses 4e-4). Under fp16 and bf16, `cut` rounds what was multiplied by a constant,
+as attention kernels do that scale queries before the product: large scores then lose what operands of 16 bits keep.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ from verifier.problem import Precision
 
 _NARROW = frozenset({torch.float16, torch.bfloat16, torch.float32})
 _CASTS = frozenset({torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16})
+
+
+_SCALE = 3.0**-0.5
+"""No power of two, so that what is multiplied by it must be rounded."""
 
 
 class Float64(TorchFunctionMode):
@@ -51,8 +56,8 @@ _PRODUCTS = frozenset(
 
 
 class RoundedOperands(TorchDispatchMode):
-    """While active, fp32 operands of products are rounded to `precision`, or cut off to TF32. `products` counts them,
-    `written` holds the addresses of the storages that an operator says it writes."""
+    """While active, fp32 operands of products are rounded to `precision`, with `cut` as the module says. `products`
+    counts them, `written` holds the addresses of the storages that an operator says it writes."""
 
     def __init__(self, precision: Precision, *, cut: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -85,7 +90,11 @@ class RoundedOperands(TorchDispatchMode):
             return [self._round(v) for v in value]
         if not isinstance(value, Tensor) or value.dtype != torch.float32 or value.dim() < 2:
             return value
-        return cut_to_tf32(value) if self.cut else round_operand(value, self.precision)
+        if not self.cut:
+            return round_operand(value, self.precision)
+        if self.precision is Precision.TF32:
+            return cut_to_tf32(value)
+        return round_operand(value * _SCALE, self.precision) / _SCALE
 
 
 def cut_to_tf32(tensor: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def reference_job(payload: Mapping[str, Any], blobs: Mapping[str, bytes], workdi
     runs is used. With `sampled` the outputs count too, and there is no probe. Value: {"status": "ok" | "too_large" |
     "stochastic" | "error", "reason", "seconds"} and when ok {"workload": Workload JSON, "init": spec, "init_seed",
     "programs_seed", "state": spec, "draws": [draw], "skipped": {name: reason}, "probe": draw or null}.
-    draw: {"name", "inputs", "native", "expected", "yardstick": spec or null, "mutated": [int]}. Blobs:
+    draw: {"name", "inputs", "native", "expected", "yardstick" and "cut": spec or null, "mutated": [int]}. Blobs:
     `init/0`, `state/0`, `d0/in/0`, `d0/native/0`, `d0/expected/0`, `d0/yardstick/0`, `probe/in/0`, ...
     """
     torch.set_num_threads(1)
@@ -151,6 +151,7 @@ class _Packed:
         packed["native"] = self._pack(made.native, f"{prefix}/native")
         packed["expected"] = self._pack(made.expected, f"{prefix}/expected")
         packed["yardstick"] = None if made.yardstick is None else self._pack(made.yardstick, f"{prefix}/yardstick")
+        packed["cut"] = None if made.cut is None else self._pack(made.cut, f"{prefix}/cut")
         packed["mutated"] = made.mutated
         return packed
 
