@@ -28,6 +28,7 @@ from verifier.baseline import TRACE_JOB, Base, Bases
 from verifier.bench import CompileStage, TestStage
 from verifier.candidate import Candidate
 from verifier.errors import SandboxError
+from verifier.gpu.contest import BUILD_JOB, BUILD_SECONDS, builder, live_limits
 from verifier.gpu.replay_folder import Replay, pack_folder
 from verifier.interpreter.gate import (
     INTERPRET_ENVIRON,
@@ -90,13 +91,16 @@ _GATE_STATUS = {
 
 @contextmanager
 def open_zygotes() -> Iterator[Zygotes]:
-    """Two warm servers, one with Triton's interpreter. Both end with the block. Raises SandboxError."""
+    """Two warm servers, one with Triton's interpreter, and one that starts when there is native code to build. All end
+    with the block. Raises SandboxError.
+    """
+    builds = builder()
     compiler = Zygote(preload=COMPILE_PRELOAD)
     interpreter = Zygote(preload=INTERPRET_PRELOAD, environ=INTERPRET_ENVIRON)
-    with closing(compiler), closing(interpreter):
+    with closing(compiler), closing(interpreter), closing(builds):
         with ThreadPoolExecutor(2) as threads:
             list(threads.map(Zygote.start, (compiler, interpreter)))
-        yield Zygotes(compile=compiler, interpret=interpreter)
+        yield Zygotes(compile=compiler, interpret=interpreter, build=builds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,8 @@ class LiveFile:
     """Why it cannot be traced."""
     workloads: tuple[str, ...]
     base: Base | None
+    built: bytes = b""
+    """Its native code, as `gpu.native.build_job` left it."""
 
 
 _NO_INTERPRETER = TestReport(
@@ -501,8 +507,31 @@ class Judge:
             update = {"report": report, "status": Status.REJECTED, "reason": errors[0].message}
             return refused.model_copy(update=update)
         names = tuple(w.name for w in self._workloads())
-        kept = LiveFile(candidate.source, refused.reason, names, self._base)
-        return CompileStage(report=report, seconds=refused.seconds, handle=kept)
+        clock = dict(refused.seconds)
+        with _timed(clock, "build"):
+            built, failed = self._built(candidate.source, report.findings)
+        if failed is not None:
+            report = report.model_copy(update={"findings": (failed, *report.findings)})
+            return CompileStage(report=report, status=Status.COMPILE_ERROR, reason=failed.message, seconds=clock)
+        kept = LiveFile(candidate.source, refused.reason, names, self._base, built)
+        return CompileStage(report=report, seconds=clock, handle=kept)
+
+    def _built(self, source: str, found: tuple[Diagnostic, ...]) -> tuple[bytes, Diagnostic | None]:
+        """The native code of a file that has some, where it can be built without a GPU; and why it never can be."""
+        if self._zygotes.build is None or not any(f.code == "native-code" for f in found):
+            return b"", None
+        init = self._timed_arguments()[0]["init"]
+        asked = {"architecture": get_target(self.target).arch, "init": init}
+        job = self._zygotes.build.run(
+            BUILD_JOB, asked, {"source": source.encode()}, limits=live_limits(BUILD_SECONDS)
+        )  # fmt: skip
+        failed = f"it was not built within {BUILD_SECONDS:.0f} s" if job.outcome == "timeout" else ""
+        if job.outcome == "ok" and isinstance(job.value, dict):
+            failed = str(job.value.get("failed", ""))
+        if failed:
+            message = f"its native code does not build: {failed}"
+            return b"", Diagnostic(severity="error", code="build-failed", message=message)
+        return job.blobs.get("built", b""), None
 
     def _refused(self, clock: dict[str, float], status: Status, found: tuple[Diagnostic, ...]) -> CompileStage:
         report = CompileReport(

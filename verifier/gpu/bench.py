@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from verifier.bench import CONFIRM_SECONDS, EXAMINE_SECONDS, FILE_SECONDS, VISIT_SECONDS, CompileStage, TestStage
@@ -146,9 +147,9 @@ class GpuBench:
 
     def _live(self, file: LiveFile, seed: int, more: Mapping[str, Any] | None = None) -> Visit:
         """The visit of a file that runs in a process of its own."""
-        plans = Plans(source=file.source)
+        plans = Plans(source=file.source, built=file.built)
         if file.base is not None:
-            plans = Plans(base=file.base.plan, base_blobs=file.base.blobs, source=file.source)
+            plans = replace(plans, base=file.base.plan, base_blobs=file.base.blobs)
         changes = dict(more or {})
         request = live_request(self.problem, file, seed, changes.get("limit_seconds", self._live_seconds))
         return self._worker.visit(request.model_copy(update=changes), plans)

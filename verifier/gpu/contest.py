@@ -18,6 +18,9 @@ from verifier.sandbox.outcome import JobResult
 from verifier.sandbox.zygote import Zygote
 
 CONTEST_JOB = "verifier.gpu.contestant:contest_job"
+BUILD_JOB = "verifier.gpu.native:build_job"
+BUILD_SECONDS = 180.0
+"""Of native code on the CPU. nvcc takes 50 s for one file that includes torch's headers."""
 CONTEST_PRELOAD = ("torch", "triton", "cuda.bindings.driver", "verifier.gpu.contestant")
 START_SECONDS = 60.0
 SHARED_DRIVER = (
@@ -35,6 +38,11 @@ def live_limits(seconds: float) -> Limits:
         wall_seconds=seconds, cpu_seconds=600, memory_bytes=32 << 30, file_bytes=1 << 30, folder_bytes=4 << 30,
         processes=512, descriptors=1024, map_freely=True,
     )  # fmt: skip
+
+
+def builder() -> Zygote:
+    """The server whose jobs build the native code of live files: a contestant's compilers, and no GPU."""
+    return Zygote(preload=("torch", "verifier.gpu.native"), environ=_environ({}), builds=True)
 
 
 class NoContestant(InfrastructureError):

@@ -19,10 +19,8 @@ What this does NOT protect against, beside what `sandbox/confine.py` lists:
 
 from __future__ import annotations
 
-import linecache
 import os
 import socket
-import sys
 import traceback
 import types
 from collections.abc import Callable, Mapping
@@ -33,12 +31,12 @@ import torch
 from torch import Tensor, nn
 
 from verifier.gpu.device import Captured, Device, open_device
+from verifier.gpu.native import FAILED, FILE, arch_list, load_module, said, shortened, take
 from verifier.gpu.protocol import FROM_JUDGE, Channel, FailureKind, Gone, Message, Reply
 from verifier.gpu.slots import Flags, Mapped
 from verifier.sandbox import job
 from verifier.specs import dtype_of, leaves, rebuild, span
 
-FILE = "candidate.py"
 _PATIENCE = 60.0
 _TEXT = 2000
 
@@ -195,17 +193,19 @@ class Contestant:
         if found is not None:
             return Reply(turn=turn, failure=found.kind, text=found.text[:_TEXT], lost=found.lost, line=_line(error))
         kind: FailureKind = "raised"
-        text = f"{type(error).__name__}: {_said(error)}"
+        text = said(error)
         if isinstance(error, NoModel | OtherOutput):
             kind, text = "no-model" if isinstance(error, NoModel) else "other-output", str(error)
-        elif "Error building extension" in text:
+        elif FAILED in text:
             kind = "build-failed"
-        return Reply(turn=turn, failure=kind, text=_shortened(text), line=_line(error))
+        return Reply(turn=turn, failure=kind, text=shortened(text), line=_line(error))
 
     def _load(self, message: Message, turn: int) -> Reply:
         """Executes the file, once in this process, and keeps how to build its model."""
         blobs, header = message.blobs, message.header
         if self._module is None:
+            if "built" in blobs:
+                take(blobs["built"])
             self._module = load_module(blobs["source"].decode())
         module, init = self._module, header["init"]
 
@@ -289,18 +289,6 @@ def _near(made: Tensor, want: Tensor) -> bool:
     return torch.allclose(made.float(), want.float(), rtol=1e-2, atol=1e-3 * scale, equal_nan=True)
 
 
-def load_module(source: str) -> types.ModuleType:
-    """Executes a candidate's file in the current folder. Raises whatever it raises."""
-    path = Path.cwd() / FILE
-    path.write_text(source, encoding="utf-8")
-    linecache.cache[str(path)] = (len(source), None, source.splitlines(keepends=True), str(path))
-    module = types.ModuleType("candidate")
-    module.__file__ = str(path)
-    sys.modules["candidate"] = module
-    exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
-    return module
-
-
 def _tensor(data: bytes, spec: Mapping[str, Any]) -> Tensor:
     """A tensor on the host from its bytes, row-major."""
     flat = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
@@ -312,22 +300,6 @@ def _line(error: BaseException) -> int | None:
     frames = traceback.extract_tb(error.__traceback__)
     lines = [f.lineno for f in frames if Path(f.filename).name == FILE and f.lineno]
     return lines[-1] if lines else getattr(error, "lineno", None) if isinstance(error, SyntaxError) else None
-
-
-def _said(error: BaseException) -> str:
-    try:
-        return str(error)
-    except BaseException:  # noqa: BLE001 - the candidate's __str__
-        return "an exception that cannot be printed"
-
-
-def _shortened(text: str) -> str:
-    """At most `_TEXT` characters: of a long text the start, and the lines that name an error."""
-    if len(text) <= _TEXT:
-        return text
-    named = [line for line in text.splitlines()[1:] if "error" in line.lower()]
-    head = text[: _TEXT // 4]
-    return f"{head}\n...\n" + "\n".join(named)[: _TEXT * 3 // 4 - 5]
 
 
 def _short(dtype: torch.dtype) -> str:
@@ -358,5 +330,8 @@ def contest_job(
     page = Flags(flags)
     os.close(flags)
     line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=end)  # named, so that nobody asks the kernel
-    serve(Channel(line, FROM_JUDGE), Contestant(open_device(payload["device"]), page))
+    device = open_device(payload["device"])
+    if device.architecture:
+        os.environ["TORCH_CUDA_ARCH_LIST"] = arch_list(device.architecture)
+    serve(Channel(line, FROM_JUDGE), Contestant(device, page))
     os._exit(0)  # a lost context makes an orderly end hang or fail

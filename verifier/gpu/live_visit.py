@@ -37,6 +37,7 @@ class ContestLink(Link):
         self.build_seconds = 40.0
         """Deadline of loading the file, a set-up, and the first run after one: they build and compile."""
         self._new: set[str] = set()
+        self._sent = False
 
     def describe(self, reference: Reference, given: Sequence[Any]) -> None:
         """Remembers the arguments of a workload: those of the constructor with their values, those of forward as they
@@ -52,10 +53,11 @@ class ContestLink(Link):
         }
 
     def load(self, name: str, plan: bytes, blobs: Mapping[str, bytes], workload: str) -> None:
-        """`plan` is the source."""
+        """`plan` is the source, `blobs` what was built of it: the first time they are sent along."""
         header = {"command": "load", "name": name, "workload": workload, **self.arguments[workload]}
+        file, self._sent = {} if self._sent else {"source": plan, **blobs}, True
         with self._patience():
-            self._ask(header, {"source": plan, **self.tensors[workload]})
+            self._ask(header, {**file, **self.tensors[workload]})
 
     def bind(self, name: str, *args: Any, **kwargs: Any) -> None:
         self._new |= {name} if kwargs["setup"] else set()
@@ -119,16 +121,16 @@ def frame(name: str, given: Sequence[Any], returned: Any, state: Mapping[str, Te
     )  # fmt: skip
 
 
-def framed(programs: Sequence[Program], source: bytes) -> Loaded:
-    """A candidate's source where a checked plan would stand."""
+def framed(programs: Sequence[Program], source: bytes, built: bytes) -> Loaded:
+    """A candidate's source, and its native code, where a checked plan with its kernels would stand."""
     plan = Plan(
         format=1, target="live", versions={}, kernels={}, flags=(), programs=tuple(programs), findings=()
     )  # fmt: skip
-    return Loaded(plan, source, {})
+    return Loaded(plan, source, {"built": built} if built else {})
 
 
 def live_candidate(references: References, wanted: Sequence[Reference], link: ContestLink, salt: str,
-                   source: bytes) -> Loaded:  # fmt: skip
+                   source: bytes, built: bytes = b"") -> Loaded:  # fmt: skip
     """The candidate's file with the frames of all its workloads; tells `link` of their arguments."""
     programs = []
     for reference in wanted:
@@ -137,7 +139,7 @@ def live_candidate(references: References, wanted: Sequence[Reference], link: Co
             raise DoesNotFit(f"the reference takes no input of its own: {made}")
         link.describe(reference, made.inputs)
         programs.append(frame(reference.workload.name, made.inputs, made.native, reference.state))
-    return framed(programs, source)
+    return framed(programs, source, built)
 
 
 # -- the visit -------------------------------------------------------------------------------------
@@ -171,7 +173,8 @@ class LiveSteps:
         assert isinstance(self._link, ContestLink)
         names = dict.fromkeys((*self._request.workloads, *self._request.timed))
         wanted = [self._reference(name) for name in names]
-        return live_candidate(self._references, wanted, self._link, self._request.salt, self._blobs["source"])
+        source, built = self._blobs["source"], self._blobs.get("built", b"")
+        return live_candidate(self._references, wanted, self._link, self._request.salt, source, built)
 
     def _base_alone(self, name: str) -> float | str:
         """Seconds, or why the base cannot be timed."""

@@ -51,10 +51,13 @@ class Plans:
     base: Mapping[str, Any] | None = None
     base_blobs: Mapping[str, bytes] = field(default_factory=dict)
     source: str | None = None
+    built: bytes = b""
+    """Native code of the source, as `native.build_job` left it."""
 
     def packed(self) -> dict[str, bytes]:
         """Blobs of the message to the judge: plans, and of their kernels what a GPU loads."""
         made = {} if self.source is None else {"source": self.source.encode()}
+        made |= {"built": self.built} if self.built else {}
         if self.plan is not None:
             made |= {"plan": json.dumps(self.plan).encode(), **_cubins("plan", self.blobs)}
         if self.base is not None:

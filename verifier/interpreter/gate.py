@@ -118,11 +118,13 @@ class References:
 @dataclass(frozen=True)
 class Zygotes:
     """`compile`: without TRITON_INTERPRET, runs trusted jobs here. `interpret`: started with
-    INTERPRET_ENVIRON.
+    INTERPRET_ENVIRON. `build`: has compilers, for native code of files that run live; None where that waits for their
+    visit.
     """
 
     compile: Runner
     interpret: Runner
+    build: Runner | None = None
     references: References = field(default_factory=References)
 
 

@@ -52,16 +52,17 @@ class Access:
     """Devices that take ioctl as well: those of a GPU."""
 
 
-def for_jobs(paths: Iterable[Path], *, device: bool = False) -> Access:
-    """Access for jobs of this interpreter; `paths` are folders that the caller adds for reading. With `device` jobs may
-    use the machine's GPUs and build native code for them.
+def for_jobs(paths: Iterable[Path], *, builds: bool = False, device: bool = False) -> Access:
+    """Access for jobs of this interpreter; `paths` are folders that the caller adds for reading. With `builds` jobs may
+    build native code, with `device` use the machine's GPUs.
     """
     tools = _triton_tools()
     granted = [*_python_folders(), *_project_packages(), *map(Path, _SYSTEM), *_library_path(), *paths]
+    if builds:
+        tools += [*map(Path, _TOOLCHAIN), *_scripts(), *_compilers()]
+        granted += [*map(Path, _TOOLCHAIN), *_scripts(), *_headers(), *_compilers()]
     if device:
-        tools += [*map(Path, _TOOLCHAIN), *_scripts()]
-        tools += _compilers()
-        granted += [*map(Path, (*_TOOLCHAIN, *_DRIVER)), *_scripts(), *_headers(), *_compilers()]
+        granted += map(Path, _DRIVER)
     return Access(
         read=_outermost(granted),
         listing=_existing([PROJECT_ROOT]),

@@ -57,8 +57,8 @@ class Confinement:
     own_user: bool
     """The warm process lives in a user namespace, in which it holds capabilities."""
     layers: frozenset[str] = LAYERS
-    device: bool = False
-    """Jobs use a GPU: they have its nodes, may run compilers and speak over sockets that they were handed."""
+    builds: bool = False
+    """Jobs build native code, and may use a GPU where its nodes are granted."""
 
 
 def rules(granted: Access) -> tuple[Rule, ...]:
@@ -111,7 +111,7 @@ def confine(how: Confinement, limits: Limits, folder: Path | None, uid: int) -> 
     gaps = _gaps(how, dropped=drop)
     if kernel.NATIVE and "seccomp" in how.layers:
         try:
-            seccomp.install(None if how.own_pids else os.getpid(), device=how.device)
+            seccomp.install(None if how.own_pids else os.getpid(), builds=how.builds)
         except OSError as error:
             gaps.append(f"No system call filter ({error.strerror}): sockets and signals stay open to a job.")
     return workdir, gaps
@@ -135,7 +135,7 @@ def _wants_landlock(how: Confinement) -> bool:
 
 def _ruleset(how: Confinement, workdir: Path) -> int:
     own_entry = os.path.realpath("/proc/self")
-    own = landlock.READ | (landlock.REWRITE if how.device else 0)  # without naming its threads CUDA does not start
+    own = landlock.READ | (landlock.REWRITE if how.builds else 0)  # without naming its threads CUDA does not start
     return landlock.ruleset([*how.rules, Rule(own_entry, own), Rule(str(workdir), landlock.READ | landlock.WRITE)])
 
 

@@ -88,7 +88,7 @@ DENIED = tuple(
     )
 )
 
-_FOR_DEVICE = frozenset({*range(41, 56), 288, 109, 112})
+_FOR_BUILDS = frozenset({*range(41, 56), 288, 109, 112})
 """Unix sockets, without which CUDA does not start, and process groups, which builds use. In a network namespace and a
 view of its own a job finds no socket to connect to.
 """
@@ -98,13 +98,13 @@ _Instruction = tuple[int, int, int, int]
 
 
 @functools.cache
-def program(own_pid: int | None, *, device: bool = False) -> bytes:
+def program(own_pid: int | None, *, builds: bool = False) -> bytes:
     """The filter as BPF bytes.
 
-    `own_pid` is given where the job shares a PID namespace: then signals and limits reach itself only. `device`: the
-    job uses a GPU, see `_FOR_DEVICE`.
+    `own_pid` is given where the job shares a PID namespace: then signals and limits reach itself only. `builds`: the
+    job builds native code or uses a GPU, see `_FOR_BUILDS`.
     """
-    denied = [number for number in DENIED if not (device and number in _FOR_DEVICE)]
+    denied = [number for number in DENIED if not (builds and number in _FOR_BUILDS)]
     code: list[_Instruction] = [
         *[(_LOAD, 0, 0, 4), (_EQUAL, 1, 0, _ARCH_X86_64), (_RETURN, 0, 0, _KILL_PROCESS)],
         *[(_LOAD, 0, 0, 0), (_GREATER_EQUAL, 0, 1, _X32_BIT), (_RETURN, 0, 0, _ENOSYS)],
@@ -112,7 +112,7 @@ def program(own_pid: int | None, *, device: bool = False) -> bytes:
         *_answer(_MODES_AND_TIMES, _AS_IF_DONE),
         *[(_GREATER_EQUAL, 0, 1, _NEWEST_KNOWN), (_RETURN, 0, 0, _ENOSYS)],
         *_answer(denied, _EPERM),
-        *(step for number in _SOCKET_MAKERS if device for step in _only_unix(number)),
+        *(step for number in _SOCKET_MAKERS if builds for step in _only_unix(number)),
         *_argument(_CLONE, 0, [(_ANY_BIT, 0, 1, _NEW_NAMESPACES), (_RETURN, 0, 0, _EPERM)]),
         *_argument(_PRCTL, 0, _answer(_DENIED_PRCTL, _EPERM)),
         *_argument(_IOCTL, 1, _answer((_TIOCSTI,), _EPERM)),
@@ -127,9 +127,9 @@ def program(own_pid: int | None, *, device: bool = False) -> bytes:
     return b"".join(struct.pack("HBBI", *instruction) for instruction in code)
 
 
-def install(own_pid: int | None, *, device: bool = False) -> None:
+def install(own_pid: int | None, *, builds: bool = False) -> None:
     """Install the filter for this thread and all that it starts. Needs no_new_privs; raises OSError."""
-    code = program(own_pid, device=device)
+    code = program(own_pid, builds=builds)
     memory = ctypes.create_string_buffer(code, len(code))
     header = struct.pack("HxxxxxxQ", len(code) // 8, ctypes.addressof(memory))
     kernel.syscall(_SECCOMP, _SET_MODE_FILTER, 0, header)

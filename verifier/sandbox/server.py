@@ -238,7 +238,8 @@ def _warm_up(
     own_user: bool,
     own_pids: bool,
 ) -> Server:
-    granted = access.for_jobs([Path(path) for path in config["paths"]], device=config["device"])
+    paths = [Path(path) for path in config["paths"]]
+    granted = access.for_jobs(paths, builds=config["builds"], device=config["device"])
     root = namespaces.own_mounts(layers, granted, Path(config["root"]), gaps)
     own_proc = root is not None and own_pids and namespaces.own_proc()
     watching = namespaces.proc_is_ours()
@@ -257,7 +258,7 @@ def _warm_up(
     pages.gather()
     if os.geteuid() == 0 and root is None and not namespaces.others_may_enter(granted):
         layers -= {"user"}
-    how = Confinement(confine.rules(granted), root, own_pids, own_proc, own_user, layers, config["device"])
+    how = Confinement(confine.rules(granted), root, own_pids, own_proc, own_user, layers, config["builds"])
     return Server(control, how, config["environ"], 0, None, watching)
 
 

@@ -80,16 +80,17 @@ class Zygote:
         environ: Mapping[str, str] | None = None,
         paths: Sequence[Path] = (),
         without: Collection[str] = (),
+        builds: bool = False,
         device: bool = False,
     ) -> None:
         """`preload`: modules that the server imports. `environ`: variables of the server and of each job,
         added to a clean environment. `paths`: import roots that jobs may read. `without`: layers to leave out
-        (names in `confine.LAYERS`), for tests of older kernels. `device`: jobs may use the GPUs and build native
-        code; the preloaded modules must not start CUDA.
+        (names in `confine.LAYERS`), for tests of older kernels. `builds`: jobs may build native code, and
+        with `device` use the GPUs, too; the preloaded modules must not start CUDA.
         """
         self._preload, self._environ = tuple(preload), dict(environ or {})
         self._paths, self._without = tuple(path.resolve() for path in paths), tuple(without)
-        self._device = device
+        self._builds, self._device = builds or device, device
         self._lock = threading.Lock()
         self._server: _Server | None = None
 
@@ -199,6 +200,7 @@ class Zygote:
             "environ": self._environ,
             "paths": [str(path) for path in self._paths],
             "without": self._without,
+            "builds": self._builds,
             "device": self._device,
             "root": str(server.root),
         }

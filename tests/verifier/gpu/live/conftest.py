@@ -25,6 +25,29 @@ class ModelNew(nn.Module):
         return torch.add(y, x, alpha=2.0)
 """
 HEAD = HONEST.partition("\n\nclass")[0]
+NATIVE = """\
+import os, torch
+from pathlib import Path
+from torch import nn
+from torch.utils import cpp_extension
+
+Path("plain.cpp").write_text('''
+#include <Python.h>
+static PyObject* twice(PyObject*, PyObject* x) { return PyFloat_FromDouble(2 * PyFloat_AsDouble(x)); }
+static PyMethodDef methods[] = {{"twice", twice, METH_O, ""}, {nullptr, nullptr, 0, nullptr}};
+static PyModuleDef plain = {PyModuleDef_HEAD_INIT, "plain", nullptr, -1, methods};
+PyMODINIT_FUNC PyInit_plain() { return PyModule_Create(&plain); }
+''')
+plain = cpp_extension.load("plain", ["plain.cpp"])
+
+
+class ModelNew(nn.Module):
+    def forward(self, x, y):
+        if os.path.getmtime(plain.__file__) > os.path.getmtime("candidate.py"):
+            raise RuntimeError("built again")
+        return x * plain.twice(1.0) + y
+"""
+"""Builds an extension, of little, and fails where that is built again after the file was loaded."""
 Live = Callable[..., Visit]
 
 

@@ -20,7 +20,7 @@ from verifier.problem import Problem
 from verifier.verdict import Status
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not visible_gpus(), reason="needs an NVIDIA GPU")]
-N = 1 << 22
+N = 1 << 24
 BRANCH = ("        return run(x, y)", "        return run(x, y) if x.isfinite().all().item() else x")
 INLINE = '''\
 import torch
@@ -83,7 +83,7 @@ CHEATS = {
 
 @pytest.fixture(scope="module")
 def wide(problem_text: str) -> Problem:
-    """x * 2 + y on 4 Mi elements; library operators may help."""
+    """x * 2 + y on 16 Mi elements; library operators may help."""
     small = '"roles": ["small", "timed"], "constants": {"N": 300}}'
     more = {"name": "wide", "roles": ["timed"], "constants": {"N": N}}
     big = f'"roles": ["small"], "constants": {{"N": 300}}}}, {json.dumps(more)}'
@@ -127,16 +127,18 @@ def live(judge: Judge, wide: Problem, worker: GpuWorker, correct: str) -> Callab
     return judged
 
 
-def test_an_extension_is_built_and_judged(live: Callable[..., Visit]) -> None:
-    visit = live(INLINE)
-    assert visit.status is None, visit.reason
-    assert visit.timings
+def test_an_extension_is_built_on_the_cpu_and_judged(judge: Judge, wide: Problem, worker: GpuWorker) -> None:
+    verdict = judge.judge(Candidate(source=INLINE), GpuBench(wide, 11, worker=worker).visit)
+    assert (verdict.status, verdict.path) == (Status.CORRECT, "live"), verdict.reason
+    assert verdict.seconds["build"] > 5 > verdict.seconds["gpu check"], verdict.seconds
+    assert verdict.profile is not None
+    assert [t.path for t in verdict.profile.timings] == ["live"], verdict.test
 
 
-def test_an_extension_that_does_not_build_says_why(live: Callable[..., Visit]) -> None:
-    visit = live(INLINE.replace("if (i < n) out", "if (i < m) out"))
-    assert visit.status is Status.COMPILE_ERROR, visit.reason
-    assert 'identifier "m" is undefined' in visit.reason
+def test_an_extension_that_does_not_build_says_why(judge: Judge) -> None:
+    stage = judge.compile(Candidate(source=INLINE.replace("x.numel()", "x.count()")))
+    assert stage.status is Status.COMPILE_ERROR, stage.reason
+    assert 'has no member "count"' in stage.reason
 
 
 @pytest.mark.parametrize("name", CHEATS)

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.explain import facts
 from experiments.tables import gained
-from tests.verifier.gpu.live.conftest import forward
+from tests.verifier.gpu.live.conftest import NATIVE, forward
 from verifier.candidate import Candidate
 from verifier.gpu.bench import GpuBench
 from verifier.gpu.supervisor import GpuWorker
@@ -78,3 +78,16 @@ def test_what_a_live_file_cannot_show_is_said(judged: Judged) -> None:
     assert verdict.status is Status.CORRECT, verdict.reason
     assert verdict.compile is not None
     assert "policy-unchecked" in {f.code for f in verdict.compile.findings}
+
+
+def test_native_code_is_built_before_the_visit_and_not_again(judged: Judged) -> None:
+    verdict = judged(NATIVE, "allowed")
+    assert (verdict.status, verdict.path) == (Status.CORRECT, "live"), verdict.reason
+    assert verdict.seconds["build"] > 0.1
+
+
+def test_native_code_that_does_not_build_ends_before_a_visit(judged: Judged) -> None:
+    verdict = judged(NATIVE.replace("(2 *", "(missing *"), "allowed")
+    assert (verdict.status, verdict.stage) == (Status.COMPILE_ERROR, Stage.COMPILE), verdict.reason
+    assert "does not build" in verdict.reason
+    assert "missing" in verdict.reason
