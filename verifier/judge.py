@@ -44,9 +44,11 @@ from verifier.plan import twice
 from verifier.plan.agreement import difference, read_calls, untested
 from verifier.plan.audit import audit, library_steps
 from verifier.plan.disguise import NAME, Disguise
+from verifier.plan.effects import forward_line
 from verifier.plan.live_rules import live_findings, refuse_live
 from verifier.plan.reader import PlanError, read_plan
 from verifier.plan.schema import Plan
+from verifier.plan.textutil import clip
 from verifier.plan.triton_versions import version_findings
 from verifier.problem import LibraryPolicy, Problem, Role, Workload
 from verifier.profile import shares
@@ -67,12 +69,14 @@ from verifier.verdict import (
 )
 
 PROFILE_JOB = "verifier.profile.job:profile_job"
+REBUILD_JOB = "verifier.plan.rebuild:rebuild_job"
 INSPECT_JOB = "verifier.loader:inspect_job"
 COMPILE_PRELOAD = (
     *REFERENCE_PRELOAD,
     "triton",
     "verifier.plan.warm",
     "verifier.interpreter.compare",
+    "verifier.plan.rebuild",
     "verifier.profile.job",
 )
 
@@ -242,10 +246,11 @@ class Judge:
             return self._for_live(candidate, refused) if live else refused
         if any(f.severity == "error" for f in findings):
             return self._compiled(candidate, clock, job, plan, findings, _Profiled((), (), (), ()))
-        with _timed(clock, "profile"), ThreadPoolExecutor(1) as beside:
+        with _timed(clock, "profile"), ThreadPoolExecutor(2) as beside:
+            rebuilt = beside.submit(self._rebuilt, candidate.source, plan, job.blobs)
             second = beside.submit(self._second_trace, candidate.source, job)
             profiled = self._profile(job)
-            findings = (*profiled.shortfalls, *second.result(), *findings)
+            findings = (*rebuilt.result(), *profiled.shortfalls, *second.result(), *findings)
         return self._compiled(candidate, clock, job, plan, findings, profiled)
 
     def test(self, stage: CompileStage) -> TestStage:
@@ -378,6 +383,18 @@ class Judge:
         if result.outcome != "ok":
             raise SandboxError(f"the trusted job {job} ended with {result.outcome}: {result.error}")
         return result
+
+    def _rebuilt(self, source: str, plan: Plan, blobs: Mapping[str, bytes]) -> tuple[Diagnostic, ...]:
+        """Kernels whose machine code is not what their PTX or CUDA C++ makes in a process of its own."""
+        payload = {"target": self.target, "kernels": {k: i.model_dump(mode="json") for k, i in plan.kernels.items()}}
+        job = self._zygotes.compile.run(REBUILD_JOB, payload, blobs, limits=traced.TRACE)
+        wrong = job.value if job.outcome == "ok" else dict.fromkeys(plan.kernels, f"it was not built again: {job.error}")
+        found = []
+        for key in sorted(wrong, key=list(plan.kernels).index):
+            message = clip(f"kernel `{plan.kernels[key].title}`: {wrong[key]}; code is judged as its compiler made it")
+            line = plan.kernels[key].line or forward_line(source)
+            found.append(Diagnostic(severity="error", code="other-machine-code", message=message, line=line))
+        return tuple(found)
 
     def _second_trace(self, source: str, first: JobResult) -> tuple[Diagnostic, ...]:
         """What a trace under another disguise says that `first` does not."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from verifier.plan import cuda_abi, cuda_image, cuda_values, elf, nvrtc
+from verifier.plan import cuda_abi, cuda_image, cuda_values, elf, nvrtc, rebuild
 from verifier.plan.cuda_image import DEFAULT_SHARED, Geometry
 from verifier.plan.driver import Kernels, LaunchLimitError
 from verifier.plan.ptx import PtxParam
@@ -31,7 +31,8 @@ class Module:
     """One compiled program."""
 
     compiled: nvrtc.Compiled
-    source: str
+    program: bytes
+    """What the compiler was given, as `rebuild.note` writes it."""
     functions: dict[str, Function] = field(default_factory=dict)
 
 
@@ -74,7 +75,7 @@ class CudaHost:
             except nvrtc.CudaCompileError as failure:
                 self.recorder.failures.append(failure)
                 raise
-            self._compiled[key] = Module(made, source)
+            self._compiled[key] = Module(made, rebuild.note(source, name, options, names))
         return self._compiled[key]
 
     def _nvrtc(self) -> nvrtc.Nvrtc:
@@ -168,10 +169,13 @@ class CudaHost:
         ptx = hashlib.sha256(text).hexdigest()
         key = geometry.key(cubin, function.name)
         if key not in self._kernels.images:
-            self._kernels.blobs |= {f"{cubin}.cubin": compiled.cubin, f"{ptx}.ptx": text}
+            source = hashlib.sha256(function.module.program).hexdigest()
+            files = {f"{cubin}.cubin": compiled.cubin, f"{ptx}.ptx": text, f"{source}.cu": function.module.program}
+            self._kernels.blobs |= files
             none = {"size": 0, "align": 1}
             self._kernels.images[key] = {
                 "language": "cuda", "name": function.name, "cubin": cubin, "ttir": None, "ptx": ptx,
+                "source": source,
                 "block": list(geometry.block), "cluster": list(geometry.cluster),
                 "num_warps": -(-math.prod(geometry.block) // self.target.warp_size), "num_stages": 0, "num_ctas": 1,
                 "shared": geometry.shared, "global_bytes": elf.global_bytes(compiled.cubin),

@@ -126,6 +126,11 @@ class Kernels:
         self.blobs |= {f"{hashes[kind]}.{kind}": data for kind, data in files.items()}
         image = abi.image(src, metadata, **hashes, arguments=ttir.accesses(str(text)))
         image["global_bytes"] = elf.global_bytes(files["cubin"])
+        image["assembly"] = {
+            "fp_fusion": bool(metadata.enable_fp_fusion), "options": str(getattr(metadata, "ptx_options", None) or ""),
+            "line_info": not triton.knobs.compilation.disable_line_info,
+            "optimized": not triton.knobs.nvidia.disable_ptxas_opt,
+        }  # fmt: skip
         key = triton_image.key(image)
         self.images.setdefault(key, image)
         return key

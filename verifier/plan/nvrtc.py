@@ -109,13 +109,16 @@ class Nvrtc:
     ) -> Compiled:
         """Compiles one program; `headers` are texts that an #include finds by name before any folder.
 
+        The program is given a folder, the root, so that line tables and names of static variables do not depend on
+        where this process works.
+
         Raises CudaCompileError with the log.
         """
         held, library = headers or {}, self._library
-        program = ctypes.c_void_p()
+        program, path = ctypes.c_void_p(), f"/{name.lstrip('/')}"
         texts = (ctypes.c_char_p * len(held))(*(t.encode() for t in held.values()))
         keys = (ctypes.c_char_p * len(held))(*(k.encode() for k in held))
-        code = library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), name.encode(), len(held), texts, keys)
+        code = library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), path.encode(), len(held), texts, keys)
         if code != 0:
             raise CudaCompileError(f"nvrtcCreateProgram failed with {code}", source, name)
         try:
@@ -132,6 +135,7 @@ class Nvrtc:
         flags = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
         code = library.nvrtcCompileProgram(program, len(options), flags)
         log = self._read(program, "ProgramLog").decode(errors="replace")
+        log = re.sub(rf"(?m)^/(?={re.escape(name.lstrip('/'))}\()", "", log)
         if code != 0:
             raise CudaCompileError(log.strip() or f"nvrtcCompileProgram failed with {code}", source, name)
         lowered = {expression: self._lowered(program, expression) for expression in names}

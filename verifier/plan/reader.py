@@ -47,8 +47,8 @@ class PlanError(ValueError):
 
 
 def read_plan(value: object, blobs: Mapping[str, bytes], *, kernels: bool = True) -> Plan:
-    """The checked plan. `value` is the plan's JSON value; `blobs` must hold every kernel's cubin and PTX, and the TTIR
-    of Triton's. Without `kernels` only that each cubin is there and holds its kernel: for a process that runs a plan
+    """The checked plan. `value` is the plan's JSON value; `blobs` must hold every kernel's cubin and PTX, the TTIR of
+    Triton's, the source of CUDA's. Without `kernels` only that each cubin is there and holds its kernel: for a process that runs a plan
     which was read in full before.
     """
     try:
@@ -108,6 +108,9 @@ def _find_kernel(image: KernelImage, blobs: Mapping[str, bytes]) -> None:
 
 def _check_kernel(sha: str, image: KernelImage, blobs: Mapping[str, bytes], target: Target) -> None:
     if image.language == "cuda":
+        _require(image.source is not None, f"kernel {image.name}: no source")
+        assert image.source is not None
+        _blob(blobs, image.source, "cu")
         try:
             cuda_image.check(sha, image, _blob(blobs, image.cubin, "cubin"), _blob(blobs, image.ptx, "ptx"), target)
         except ValueError as wrong:

@@ -65,12 +65,21 @@ class DescriptorMeta(Part):
     is_im2col: bool = False
 
 
+class Assembly(Part):
+    """What Triton's assembler was told beside the PTX. `options` are the candidate's own words for it."""
+
+    fp_fusion: bool = True
+    line_info: bool = True
+    optimized: bool = True
+    options: Annotated[str, Field(max_length=1000)] = ""
+
+
 SymbolName = Annotated[str, Field(min_length=1, max_length=1024)]
 Block = Annotated[tuple[Edge, Edge, Edge], Field()]
 
 
 class KernelImage(Part):
-    """A compiled kernel. Its cubin, TTIR and PTX are blobs by SHA-256.
+    """A compiled kernel. Its cubin, TTIR, PTX and what NVRTC was given are blobs by SHA-256.
 
     A kernel of CUDA C++ has no TTIR, takes no scratch pointers, and one image stands for one launch geometry.
     """
@@ -80,6 +89,9 @@ class KernelImage(Part):
     cubin: Sha
     ttir: Sha | None
     ptx: Sha
+    source: Sha | None = None
+    """The program of a CUDA kernel (`rebuild.note`); needed where the machine code is made again."""
+    assembly: Assembly = Assembly()
     block: Block | None = None
     """Threads of a block by axis, for CUDA; a Triton block has num_warps x 32 in x."""
     cluster: Block | None = None

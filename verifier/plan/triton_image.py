@@ -15,12 +15,12 @@ from verifier.plan import abi_sizes, cuda_abi, elf, ptx, ttir
 from verifier.plan.schema import KernelImage
 from verifier.target import Target
 
-_FOR_PEOPLE = ("num_stages", "line")
+_NOT_LAUNCHED = ("num_stages", "line", "source", "assembly")
 
 
 def key(image: Mapping[str, Any]) -> str:
     """Key of an image, given as the JSON of all its fields. What no launch depends on takes no part."""
-    named = {k: v for k, v in image.items() if k not in _FOR_PEOPLE}
+    named = {k: v for k, v in image.items() if k not in _NOT_LAUNCHED}
     return hashlib.sha256(json.dumps(named, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 

@@ -26,7 +26,7 @@ CONTROLS = 3
 MAX_DIFFERENCES = 2000
 _CODE = (".text", ".nv.info", ".nv.constant", ".nv.global", ".nv.shared", ".rel.text", ".rela.text")
 """Sections of a cubin that say what a kernel does."""
-_IN_BLOBS = ("cubin", "ttir", "ptx", "line", "num_stages")
+_IN_BLOBS = ("cubin", "ttir", "ptx", "source", "line", "num_stages")
 _TABLES = ("output", "inputs", "mutated", "mutated_inputs", "restore", "generators", "parameters", "storages", "values",
            "constants")  # fmt: skip
 

@@ -1,0 +1,138 @@
+"""Makes the machine code of a plan once more, in a process that no candidate ever touched, and compares every byte.
+
+PTX and cubin of a plan both come from the candidate's own process, which could show innocent PTX to the rules and run
+other code. Here a Triton kernel's PTX goes through Triton's own assembler, a kernel of CUDA C++ from its source through
+NVRTC. Both are deterministic: file names in line tables come from the PTX, NVRTC is given names without a folder.
+
+What this does not cover: whether the TTIR is what the PTX was made of, and the file what the TTIR was made of. The TTIR
+says what the static profile counts, what launches read and write, and whether a kernel only moves data. A forged one
+buys a better estimate where no GPU is, which a forged plan buys as well, or hides a decoy, which an idle multiplication
+hides as well; correctness and measured times rest on the cubin, and the rules for device code on its PTX. Nor does it
+withstand a hole in the assembler or in NVRTC.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler.compiler import make_backend
+
+from verifier.plan import nvrtc
+from verifier.plan.cuda_options import header_options
+from verifier.plan.schema import KernelImage
+from verifier.plan.textutil import clip
+from verifier.target import Target, get_target
+
+MAX_THREADS = 4
+_ASSEMBLER = re.compile(
+    r"-v|--verbose|-O[0-4]|--?opt-level(?:=[0-4])?|[0-9]+|--?regAllocOptLevel=\d"
+    r"|--?(?:maxrregcount|def-load-cache|def-store-cache|fmad|allow-expensive-optimizations)=\w+"
+    r"|-dlcm=\w+|-dscm=\w+|-?-?warn-(?:spills|on-spills|double-usage|lmem-usage|on-local-memory-usage)"
+)
+"""Words for ptxas that change how well it works, not what it assembles or where it is found."""
+_COMPILER = re.compile(
+    r"--gpu-architecture=sm_\w+|--?std=c\+\+\d\d|-lineinfo|--generate-line-info|-G|--device-debug"
+    r"|--?(?:ftz|prec-sqrt|prec-div|fmad|builtin-move-forward|builtin-initializer-list|split-compile)=\w+"
+    r"|--?use_fast_math|--?extra-device-vectorization|--?disable-warnings|-w|--?restrict|--?device-int128"
+    r"|-default-device|--?device-as-default-execution-space|--?device-float128|--?minimal|--?no-source-include"
+    r"|(?:-D|-U|-I|--(?:define-macro|undefine-macro|include-path|pre-include)=).+|--?maxrregcount=\d+"
+    r"|--?diag-(?:error|suppress|warn)=.+|--?optimization-info=\w+|--?no-display-error-number|--?brief-diagnostics=\w+"
+)
+_PASSED_ON = re.compile(r"--ptxas-options=(.*)|-Xptxas=(.*)")
+
+
+def note(source: str, name: str, options: Iterable[str], names: Iterable[str]) -> bytes:
+    """All that NVRTC is given for one program, but for where headers are installed, as a plan's blob."""
+    headers = set(header_options())
+    kept = [option for option in options if option not in headers]
+    return json.dumps({"source": source, "name": name, "options": kept, "names": list(names)}).encode()
+
+
+def note(source: str, name: str, options: Iterable[str], names: Iterable[str]) -> bytes:
+    """All that NVRTC is given for one program, but for where its headers are installed, as a plan's blob."""
+    headers = set(header_options())
+    kept = [option for option in options if option not in headers]
+    return json.dumps({"source": source, "name": name, "options": kept, "names": list(names)}).encode()
+
+
+def rebuild_job(
+    payload: Mapping[str, Any], blobs: Mapping[str, bytes], workdir: Path
+) -> tuple[dict[str, str], dict[str, bytes]]:
+    """`payload`: {"target": name, "kernels": {key: KernelImage}}. Value: key to what is wrong, one sentence, for each
+    kernel whose machine code is not what its plan says. No blobs.
+    """
+    target = get_target(str(payload["target"]))
+    images = {key: KernelImage.model_validate_json(json.dumps(value)) for key, value in payload["kernels"].items()}
+    found: dict[str, str] = {}
+    for settings in dict.fromkeys(_settings(image) for image in images.values()):
+        group = {key: image for key, image in images.items() if _settings(image) == settings}
+        with _knobs(*settings), ThreadPoolExecutor(MAX_THREADS) as pool, contextlib.redirect_stdout(io.StringIO()):
+            said = pool.map(lambda image: _problem(image, blobs, target), group.values())
+            found |= {key: problem for key, problem in zip(group, said, strict=True) if problem}
+    return found, {}
+
+
+def _settings(image: KernelImage) -> tuple[bool, bool]:
+    return image.assembly.line_info, image.assembly.optimized
+
+
+@contextlib.contextmanager
+def _knobs(line_info: bool, optimized: bool) -> Iterator[None]:
+    """Triton's settings of the assembler, for this process."""
+    with triton.knobs.compilation.scope(), triton.knobs.nvidia.scope():
+        triton.knobs.compilation.disable_line_info = not line_info
+        triton.knobs.nvidia.disable_ptxas_opt = not optimized
+        yield
+
+
+def _problem(image: KernelImage, blobs: Mapping[str, bytes], target: Target) -> str:
+    make = _compiled if image.language == "cuda" else _assembled
+    try:
+        cubin, ptx = make(image, blobs, target)
+    except Exception as failure:  # noqa: BLE001 - the compilers raise what they like
+        return clip(f"it cannot be built again: {type(failure).__name__}: {failure}", 600)
+    if ptx != blobs[f"{image.ptx}.ptx"]:
+        return "its PTX is not what its source compiles to"
+    return "" if cubin == blobs[f"{image.cubin}.cubin"] else f"its machine code is not what its {_FROM[image.language]}"
+
+
+_FROM = {"cuda": "source compiles to", "triton": "PTX assembles to"}
+
+
+def _assembled(image: KernelImage, blobs: Mapping[str, bytes], target: Target) -> tuple[bytes, bytes]:
+    """Cubin and PTX of a Triton kernel."""
+    words = image.assembly.options.split()
+    _allow(words, _ASSEMBLER)
+    ptx = blobs[f"{image.ptx}.ptx"]
+    backend = make_backend(GPUTarget("cuda", target.capability, target.warp_size))
+    told = {"enable_fp_fusion": image.assembly.fp_fusion, "ptx_options": image.assembly.options or None}
+    made = backend.make_cubin(ptx.decode(), {}, backend.parse_options(told), target.capability)
+    return bytes(made), ptx
+
+
+def _compiled(image: KernelImage, blobs: Mapping[str, bytes], target: Target) -> tuple[bytes, bytes]:
+    """Cubin and PTX of a kernel of CUDA C++."""
+    program = json.loads(blobs[f"{image.source}.cu"])
+    options, names = ([str(word) for word in program[part]] for part in ("options", "names"))
+    passed_on = [(m[1] or m[2] or "").split(",") for o in options if (m := _PASSED_ON.fullmatch(o))]
+    _allow([o for o in options if not _PASSED_ON.fullmatch(o)], _COMPILER)
+    _allow([word for words in passed_on for word in words], _ASSEMBLER)
+    made = nvrtc.load().compile(
+        str(program["source"]), name=str(program["name"]), options=[*options, *header_options()], names=names
+    )
+    return made.cubin, made.ptx.encode()
+
+
+def _allow(words: Iterable[str], known: re.Pattern[str]) -> None:
+    for word in words:
+        if not known.fullmatch(word):
+            raise ValueError(f"the option `{word}` is not one that a candidate may give")
