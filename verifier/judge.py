@@ -42,7 +42,7 @@ from verifier.interpreter.gate import (
 from verifier.loader import read_inspection
 from verifier.plan import twice
 from verifier.plan.agreement import difference, read_calls, untested
-from verifier.plan.audit import audit, library_steps
+from verifier.plan.audit import Reference, audit, library_steps, references
 from verifier.plan.disguise import NAME, Disguise
 from verifier.plan.effects import forward_line
 from verifier.plan.live_rules import live_findings, refuse_live
@@ -51,7 +51,6 @@ from verifier.plan.schema import Plan
 from verifier.plan.textutil import clip
 from verifier.plan.triton_versions import version_findings
 from verifier.problem import LibraryPolicy, Problem, Role, Workload
-from verifier.profile import shares
 from verifier.sandbox.limits import Limits
 from verifier.sandbox.zygote import JobResult, Zygote, isolation_gaps
 from verifier.target import get_target
@@ -195,7 +194,7 @@ class Judge:
         """What estimates are compared with: how often a compiled baseline loops may be in its data."""
         self._tuned = tuned
         self._bases = Bases(problem, target, self._run_trace)
-        self._reference_flop: dict[str, int] = {}
+        self._references: dict[str, Reference] = {}
 
     def prepare(self) -> None:
         """Inspects the reference and traces its baseline once, before anything is spent. Raises ProblemError, and
@@ -204,7 +203,7 @@ class Judge:
         with self._lock:
             if not self._ready:
                 eager = self._eager = self._bases.eager(self._timed_arguments())
-                self._reference_flop = {} if eager is None else shares.totals(read_plan(eager.plan, eager.blobs))
+                self._references = {} if eager is None else references(read_plan(eager.plan, eager.blobs))
                 if self._measured:
                     self._base = self._bases.primary(self._timed_arguments(), self._tuned)
                 else:
@@ -461,7 +460,7 @@ class Judge:
             found = (*found, *version_findings(candidate.source, version("triton")))
             if plan is None:
                 return status, found, None
-            objections = audit(plan, self.problem, candidate.source, job.blobs, self._reference_flop)
+            objections = audit(plan, self.problem, candidate.source, job.blobs, self._references)
             return None, tuple(dict.fromkeys((*found, *objections))), plan
         except (PlanError, ValueError, KeyError, TypeError) as forged:
             message = f"the trace gave no valid plan: {forged}"

@@ -37,6 +37,22 @@ class ModelNew(nn.Module):
         launch(torch.cuda.current_stream(), config, kernel, *args)
         return out
 '''
+_OTHER = CUDA_CORE.replace("* 2.0f", "* 3.0f").split("Device().set")[0].split("CODE = ")[1]
+FORGED = {
+    "machine code": "cubin=other.cubin",
+    "machine code and PTX": "cubin=other.cubin, ptx=other.ptx",
+    "PTX": "ptx=module.compiled.ptx.replace('add', 'sub')",
+}
+"""What a file puts in place of what the compiler made."""
+FORGERY = f"""import dataclasses
+from cuda.core import Program, ProgramOptions
+OTHER = {_OTHER}
+def forged(compiled):
+    module = compiled._module
+    other = Program(OTHER, code_type="c++", options=ProgramOptions(arch="sm_90a")).compile("cubin")._module.compiled
+    module.compiled = dataclasses.replace(module.compiled, HOW)
+    return compiled
+"""
 
 EXTENSION = '''import torch
 from torch import nn
@@ -97,3 +113,18 @@ def test_what_does_not_pass(judge: Judge, source: str, status: Status, words: st
     verdict = judge.judge(Candidate(source=source))
     assert verdict.status is status
     assert words in verdict.reason
+
+
+@pytest.mark.parametrize("how", FORGED)
+def test_code_that_its_source_does_not_compile_to_is_refused(judge: Judge, how: str) -> None:
+    made = CUDA_CORE.replace("kernel = Program", "kernel = forged(Program").replace('("cubin")', '("cubin"))')
+    verdict = judge.judge(Candidate(source=FORGERY.replace("HOW", FORGED[how]) + made))
+    assert (verdict.status, verdict.stage) == (Status.REJECTED, Stage.AUDIT)
+    assert "its source compiles to" in verdict.reason
+
+
+def test_an_option_that_brings_in_code_from_elsewhere_is_refused(judge: Judge) -> None:
+    made = CUDA_CORE.replace('arch="sm_90a"', 'arch="sm_90a", ptxas_options="--options-file=more.txt"')
+    verdict = judge.judge(Candidate(source="open('more.txt', 'w').write('-O3')\n" + made))
+    assert verdict.status is Status.REJECTED
+    assert "the option `--options-file=more.txt` is not one that a candidate may give" in verdict.reason

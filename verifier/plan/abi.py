@@ -52,7 +52,8 @@ def image(
     ]
     return {
         "language": "triton", "block": None, "cluster": None,
-        "name": metadata.name, "cubin": cubin, "ttir": ttir, "ptx": ptx, "num_warps": metadata.num_warps,
+        "name": metadata.name, "cubin": cubin, "ttir": ttir, "ptx": ptx, "source": None,
+        "num_warps": metadata.num_warps,
         "num_stages": metadata.num_stages, "num_ctas": metadata.num_ctas, "shared": metadata.shared,
         "global_bytes": 0,
         "global_scratch": {"size": metadata.global_scratch_size, "align": metadata.global_scratch_align},

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from verifier.plan import ttir
 from verifier.plan.device_rules import check_device_code
-from verifier.plan.effects import effects, forward_line, line_of, written_values
+from verifier.plan.effects import effects, forward_line, line_of, reorders, written_values
 from verifier.plan.products import Product, products
 from verifier.plan.schema import AtenStep, KernelImage, LaunchStep, Plan, Program
 from verifier.plan.source_rules import check_source
@@ -37,17 +37,33 @@ _DTYPE_RANK = {
 _PRODUCT_RANK = {"f16": 1, "bf16": 1, "e4m3": 2, "e5m2": 2, "e2m1": 2, "s8": 2, "u8": 2, "s4": 2, "u4": 2}
 
 
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What a problem's own reference does in one workload."""
+
+    flop: int = 0
+    """0 where it is not known."""
+    moves: int = 0
+    """Steps that only bring data into another order, as `effects.reorders` counts them."""
+
+
+def references(plan: Plan) -> dict[str, Reference]:
+    """By workload, from the plan of the reference, which only library operators compute."""
+    flop = shares.totals(plan)
+    return {p.workload: Reference(flop[p.workload], reorders(p)) for p in plan.programs}
+
+
 def audit(
     plan: Plan,
     problem: Problem,
     source: str,
     blobs: Mapping[str, bytes] | None = None,
-    reference_flop: Mapping[str, int] | None = None,
+    reference: Mapping[str, Reference] | None = None,
 ) -> tuple[Diagnostic, ...]:
     """Findings about the plan, errors first, each with the candidate's line where one is known.
 
-    `blobs` are the plan's; without them no kernel counts as one that only moves data. `reference_flop` by workload, as
-    `shares.totals` gives it; without it no share is told.
+    `blobs` are the plan's; without them no kernel counts as one that only moves data. `reference` by workload, as
+    `references` gives it; without it no share is told and the reference moves nothing.
     """
     found: list[Diagnostic] = [Diagnostic(**f.model_dump()) for f in plan.findings]
     found += check_source(source)
@@ -57,7 +73,7 @@ def audit(
         found += _device_code(image, texts[key])
     multiplied = {key: products(text) for key, text in texts.items()}
     for program in plan.programs:
-        known = _Known(movers, multiplied, (reference_flop or {}).get(program.workload, 0))
+        known = _Known(movers, multiplied, (reference or {}).get(program.workload, Reference()))
         found += _Audit(plan, program, problem, source, known).run()
     order = {"error": 0, "warning": 1, "advice": 2}
     return tuple(sorted(_merged(found), key=lambda d: order[d.severity]))
@@ -104,8 +120,7 @@ class _Known:
     """Kernels that only move data."""
     products: Mapping[str, frozenset[Product]]
     """Matrix instructions by kernel."""
-    reference_flop: int
-    """0 where it is not known."""
+    reference: Reference
 
 
 class _Audit:
@@ -233,13 +248,22 @@ class _Audit:
                 self._refuse("kernel-not-used", f"no custom kernel is on the way to output {i}", storage)
 
     def _check_movers(self, moved: set[int]) -> None:
-        """Outputs that kernels only moved, while the library computed."""
+        """Outputs that kernels only moved, while the library computed. Where the reference itself reorders data (a
+        channel shuffle) and the library does less of that here, moving is a step of the problem and no decoy; a kernel
+        that leaves everything in its place is found when it runs.
+        """
         if not any(s.role == "compute" for s in self._program.library()):
             return
+        asked = reorders(self._program) < self._known.reference.moves
         for i, storage in enumerate(self._output_storages()):
-            if storage in moved:
-                what = f"the custom kernels on the way to output {i} only copy data; library operators compute it"
-                self._refuse("copy-kernel", what, storage)
+            if storage not in moved:
+                continue
+            what = f"the custom kernels on the way to output {i} only copy data"
+            if asked:
+                self._say("warning", "only-moves", f"{what}, as a step of the problem does; library operators compute it",
+                          self._line(storage))  # fmt: skip
+            else:
+                self._refuse("copy-kernel", f"{what}; library operators compute it", storage)
 
     def _decoys(self) -> None:
         """Launches whose results nothing uses, found backwards from the outputs and the mutated state."""
@@ -257,7 +281,7 @@ class _Audit:
         flop = shares.by_operator(self._program, self._plan.flags)
         for op, steps in _by_op(compute).items():
             count = f" ({len(steps)} calls)" if len(steps) > 1 else ""
-            message = f"forward computes with `{op}`{count}{shares.share(flop[op], self._known.reference_flop)}"
+            message = f"forward computes with `{op}`{count}{shares.share(flop[op], self._known.reference.flop)}"
             if self._problem.library is LibraryPolicy.FORBIDDEN:
                 said = f"{message}; this problem allows only custom kernels"
                 self._say("error", "library-compute", said, steps[0].line)

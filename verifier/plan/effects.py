@@ -63,6 +63,26 @@ def _of_library(program: Program, step: AtenStep) -> tuple[set[int], set[int], s
     return reads, writes, kills
 
 
+_SAME_ORDER = ("clone", "copy_", "_to_copy", "contiguous")
+
+
+def reorders(program: Program) -> int:
+    """Library steps of forward that bring data into another order and do nothing else: copies between two layouts,
+    joins, flips and selections.
+    """
+    return sum(_reorders(program, step) for step in program.library())
+
+
+def _reorders(program: Program, step: AtenStep) -> bool:
+    made = (*step.outputs, *step.mutates)
+    if step.role != "move" or not made:
+        return False
+    if step.op.removeprefix("aten::").split(".")[0] not in _SAME_ORDER:
+        return True
+    read = [program.values[v] for arg in step.args for v in values_in(arg)]
+    return any(v.stride != program.values[made[0]].stride for v in read)
+
+
 def line_of(plan: Plan, program: Program, storage: int, source: str) -> int | None:
     """Line of the last step that writes a storage, in forward or before; else where `forward` begins."""
     for step in (*reversed(program.forward), *reversed(program.setup)):

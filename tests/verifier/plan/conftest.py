@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import verifier.plan.warm  # noqa: F401 - as the server preloads it
-from verifier.plan.audit import audit
+from verifier.plan.audit import Reference, audit
 from verifier.plan.reader import read_plan
 from verifier.plan.schema import Plan
 from verifier.plan.trace import trace_job
@@ -60,14 +60,14 @@ class Traced:
         self,
         library: LibraryPolicy = LibraryPolicy.ASSIST,
         precision: Precision = Precision.TF32,
-        flop: dict[str, int] | None = None,
+        reference: dict[str, Reference] | None = None,
     ) -> tuple[Diagnostic, ...]:
         assert self.plan is not None, (self.status, self.diagnostics)
         workload = Workload(name="w", roles=frozenset({Role.SMALL}))
         problem = Problem(
             name="test", source="", file="test.py", workloads=(workload,), library=library, precision=precision
         )
-        return audit(self.plan, problem, self.source, self.blobs, flop)
+        return audit(self.plan, problem, self.source, self.blobs, reference)
 
     def errors(self, library: LibraryPolicy = LibraryPolicy.ASSIST) -> set[str]:
         return {d.code for d in self.findings(library) if d.severity == "error"}

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from verifier.plan.audit import Reference
 from verifier.plan.products import products
 from verifier.problem import LibraryPolicy, Precision
 
@@ -121,7 +122,7 @@ def test_library_compute_names_its_share(trace: Callable[..., Any], policy: Libr
         NEW + "    def forward(self, x):\n        y = x @ x.t()\n        return relu(torch.softmax(y, -1))\n"
     )
     product, rows = 2 * 64 * 64 * 1024, 64 * 64
-    found = traced.findings(policy, flop={"w0": product + 2 * rows})
+    found = traced.findings(policy, reference={"w0": Reference(flop=product + 2 * rows)})
     said = {d.message.split("`")[1]: d.message for d in found if d.code == "library-compute"}
     assert "99.9% of the reference's FLOP" in said["aten::matmul"]
     assert "0.0488% of the reference's FLOP" in said["aten::softmax.int"]
