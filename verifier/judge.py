@@ -387,7 +387,8 @@ class Judge:
         """Kernels whose machine code is not what their PTX or CUDA C++ makes in a process of its own."""
         payload = {"target": self.target, "kernels": {k: i.model_dump(mode="json") for k, i in plan.kernels.items()}}
         job = self._zygotes.compile.run(REBUILD_JOB, payload, blobs, limits=traced.TRACE)
-        wrong = job.value if job.outcome == "ok" else dict.fromkeys(plan.kernels, f"it was not built again: {job.error}")
+        ended = f"it could not be built again: {job.error}"
+        wrong = job.value if job.outcome == "ok" else dict.fromkeys(plan.kernels, ended)
         found = []
         for key in sorted(wrong, key=list(plan.kernels).index):
             message = clip(f"kernel `{plan.kernels[key].title}`: {wrong[key]}; code is judged as its compiler made it")

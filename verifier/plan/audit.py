@@ -83,7 +83,12 @@ def _device_code(image: KernelImage, ptx: str) -> list[Diagnostic]:
     """What a kernel may not do. Headers of CUDA C++ and the texts of assertions bring memory along that no kernel
     writes, so the PTX says what is written; without PTX any memory of the module's own counts.
     """
-    found = check_device_code(ptx, image.name, title=image.title, line=image.line, dependent=image.pdl) if ptx else []
+    found: list[Diagnostic] = []
+    if ptx:
+        cuda = image.language == "cuda"
+        found = check_device_code(
+            ptx, image.name, title=image.title, line=image.line, dependent=image.pdl, headers=cuda
+        )
     if image.global_bytes and not ptx:
         message = f"kernel `{image.title}` carries {image.global_bytes} bytes of memory that outlive a launch"
         found.append(Diagnostic(severity="error", code="writable-globals", line=image.line, message=message))
@@ -260,8 +265,8 @@ class _Audit:
                 continue
             what = f"the custom kernels on the way to output {i} only copy data"
             if asked:
-                self._say("warning", "only-moves", f"{what}, as a step of the problem does; library operators compute it",
-                          self._line(storage))  # fmt: skip
+                message = f"{what}, as a step of the problem does; library operators compute it"
+                self._say("warning", "only-moves", message, self._line(storage))
             else:
                 self._refuse("copy-kernel", f"{what}; library operators compute it", storage)
 

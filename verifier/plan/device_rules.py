@@ -11,15 +11,15 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from verifier.plan import ptx
+from verifier.plan import ptx, ptx_text
 from verifier.verdict import Diagnostic
 
-_DROPPED = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', re.S)
+_DECLARED = re.compile(r"\.extern\b[^;]*;")
 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """`pattern` anywhere in the code, unless `unless` is there too."""
+    """`pattern` anywhere in the code, unless `unless` is there too, with headers of CUDA."""
 
     code: str
     severity: Literal["error", "warning", "advice"]
@@ -43,15 +43,15 @@ _RULES = (
         "reads the number of its launch or which graph it is in",
     ),
     _Rule(
-        "device-heap", "error", re.compile(r"\bcall\b[^;]*[\s,](?:malloc|free)\b"),
+        "device-heap", "error", re.compile(r"(?<![\w$%.])(?:malloc|free)(?![\w$])"),
         "takes memory from the device's heap, which outlives a launch; allocate with torch.empty",
     ),
     _Rule(
-        "device-launch", "error", re.compile(r"\bcall\b[^;]*\bcuda(?:LaunchDevice|GraphLaunch|GetParameterBuffer)"),
+        "device-launch", "error", re.compile(r"\bcuda(?:LaunchDevice|GraphLaunch|GetParameterBuffer)"),
         "launches kernels from the device; they are not in the plan",
     ),
     _Rule(
-        "discards-memory", "error", re.compile(r"\bdiscard(?:\.\w+)*\.L2\b"),
+        "discards-memory", "error", re.compile(r"\bdiscard\b[^;\[]*\.\s*L2\b"),
         "discards cache lines, which loses what memory holds without a store",
     ),
     _Rule("sleeps", "advice", _SLEEP, "sleeps; a kernel that waits for another wastes its place"),
@@ -68,12 +68,19 @@ _RULES = (
 
 
 def check_device_code(
-    text: str, kernel: str, *, title: str = "", line: int | None = None, dependent: bool = False
+    text: str,
+    kernel: str,
+    *,
+    title: str = "",
+    line: int | None = None,
+    dependent: bool = False,
+    headers: bool = True,
 ) -> list[Diagnostic]:
     """Findings about one kernel of a PTX text, errors first.
 
     `kernel` is its symbol, `title` its name for people, `line` where the candidate defines it, `dependent` whether it
-    is launched as a programmatic dependent. The first rules look at the whole text, which may hold other kernels.
+    is launched as a programmatic dependent, `headers` whether CUDA's headers may be in it. The first rules look at the
+    whole text, which may hold other kernels.
     """
     found: dict[str, Diagnostic] = {}
 
@@ -84,9 +91,9 @@ def check_device_code(
     kept = ", ".join(name for name, access in ptx.variables(text, kernel).items() if access in ("store", "both"))
     if kept:
         say("error", "writable-globals", f"writes memory of its module that outlives a launch: {kept[:200]}")
-    code = _DROPPED.sub(" ", text)
+    code = _DECLARED.sub(" ", ptx_text.plain(text))
     for rule in _RULES:
-        if rule.pattern.search(code) and not (rule.unless and rule.unless.search(code)):
+        if rule.pattern.search(code) and not (headers and rule.unless and rule.unless.search(code)):
             say(rule.severity, rule.code, rule.message)
     if dependent and "griddepcontrol.wait" not in code:
         say("warning", "does-not-wait", "starts before the kernel ahead of it has ended and never waits for it")

@@ -9,9 +9,11 @@ Pure text in, records out; loads neither torch nor Triton.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
+
+from verifier.plan import ptx_text
 
 Access = Literal["none", "load", "store", "both"]
 
@@ -20,13 +22,6 @@ _PARAM = re.compile(
     r"\.param\s+(?:\.align\s+\d+\s+)?\.(?P<type>\w+)\s+(?:\.ptr\s+(?:\.(?!align)\w+\s+)*(?:\.align\s+\d+\s+)?)?(?P<name>[\w$]+)"
     r"(?:\[(?P<count>\d+)\])?"
 )
-_DECLARES = r"^[^\S\n]*(?:\.(?:visible|extern|weak)\s+)*"
-_VARIABLES = re.compile(r"(?<![\w.$])\.(?:global|const)\b([^;]*);")
-_BESIDES = re.compile(r"\{[^{}]*\}|\[[^\]]*\]|\.attribute\s*\([^)]*\)")
-_FUNCTION = re.compile(rf"{_DECLARES}\.(entry|func)\b\s*([\w$]*)", re.M)
-_NOISE = re.compile(r"^\s*(?:\.(?:loc|pragma|file)\b[^\n]*|[$\w]+:(?!:))", re.M)
-_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
-_STATEMENT = re.compile(r"[\s{}]*(?:@!?%?[\w$]+\s+)?([a-z][\w.:]*)\s+(.*)", re.S)
 _REGISTER = re.compile(r"%?[A-Za-z_$][\w$]*")
 """Also names without a percent sign: inline assembly declares its own."""
 _BRACKET = re.compile(r"\[([^\]]*)\]")
@@ -56,6 +51,10 @@ class _Flow:
     registers: dict[str, frozenset[int]] = field(default_factory=dict)
     kept: frozenset[int] = frozenset()
     """Parameters whose derivatives were written to memory as 64-bit values."""
+    pieces: frozenset[int] = frozenset()
+    """Those written in another width: what is read back is not known to be theirs."""
+    harmless: frozenset[str] = frozenset()
+    """Functions that do nothing to the memory of a module."""
     loaded: set[int] = field(default_factory=set)
     stored: set[int] = field(default_factory=set)
     pointers: set[int] = field(default_factory=set)
@@ -68,20 +67,20 @@ class _Flow:
 
 def defines(text: str, kernel: str) -> bool:
     """Whether the text has an entry of this name."""
-    return any(m.group(1) == kernel for m in _ENTRY.finditer(_COMMENT.sub("", text)))
+    return any(m.group(1) == kernel for m in _ENTRY.finditer(ptx_text.plain(text)))
 
 
 def parameters(text: str, kernel: str) -> tuple[PtxParam, ...] | None:
     """Parameters of an entry in order, None when the text has no such entry or it is too long to follow."""
-    text = _COMMENT.sub("", text)
+    text = ptx_text.plain(text)
     match = next((m for m in _ENTRY.finditer(text) if m.group(1) == kernel), None)
     if match is None:
         return None
     declared = [_declared(m) for m in _PARAM.finditer(match.group(2))]
-    statements = list(_statements(text, match.end()))
+    statements = list(ptx_text.statements(text, match.end()))
     if len(statements) > MAX_STATEMENTS:
         return None
-    flow = _Flow({name: i for i, (name, _, _) in enumerate(declared)})
+    flow = _Flow({name: i for i, (name, _, _) in enumerate(declared)}, harmless=_harmless(text))
     _follow(flow, statements)
     return tuple(_finished(flow, i, kind, size) for i, (_, kind, size) in enumerate(declared))
 
@@ -90,39 +89,33 @@ def variables(text: str, kernel: str) -> dict[str, Access]:
     """What a kernel, and every function of its module, does with the module's own memory (`.global` and `.const`
     variables), by name. Those that no code names are left out: CUDA's headers declare hundreds.
     """
-    text = _COMMENT.sub("", text)
-    declared = set(_variables(text))
+    text = ptx_text.plain(text)
+    declared = set(ptx_text.variables(text))
     found: dict[str, Access] = {}
-    for start, entry in _bodies(text, kernel) if declared else ():
-        statements = list(_statements(text, start))
+    for function, entry, start in ptx_text.functions(text) if declared else ():
+        if entry and function != kernel:
+            continue
+        statements = list(ptx_text.statements(text, start))
         names = sorted(declared & set(_REGISTER.findall(" ".join(operands for _, operands in statements))))
-        flow = _Flow({}, {name: frozenset({i}) for i, name in enumerate(names)})
+        flow = _Flow({}, {name: frozenset({i}) for i, name in enumerate(names)}, harmless=_harmless(text))
         long = len(statements) > MAX_STATEMENTS
         _follow(flow, () if long else statements)
-        escaped = flow.kept if flow.unknown or not entry else frozenset()
+        escaped = flow.pieces | (flow.kept if flow.unknown or not entry else frozenset())
         for i, name in enumerate(names):
             access = "both" if long or i in escaped else _access(flow, i)
             found[name] = access if found.get(name, "none") in ("none", access) else "both"
     return found
 
 
-def _variables(text: str) -> Iterator[str]:
-    """Names of declarations, which inline assembly may put anywhere and several at once."""
-    for (declaration,) in map(re.Match.groups, _VARIABLES.finditer(text)):
-        while (plain := _BESIDES.sub(" ", declaration)) != declaration:
-            declaration = plain
-        names = [re.findall(r"[\w$]+", part.partition("=")[0]) for part in declaration.split(",")]
-        if ")" not in declaration.split("=")[0]:  # `.param .u64 .ptr .global .align 4 name)` is a parameter
-            yield from (found[-1] for found in names if found)
+def _harmless(text: str) -> frozenset[str]:
+    """What prints and asserts, where it is the system's own."""
+    return frozenset(_HARMLESS_CALLS) - {name for name, _, _ in ptx_text.functions(text)}
 
 
-def _bodies(text: str, kernel: str) -> Iterator[tuple[int, bool]]:
-    """Where the bodies of an entry and of all functions start, and whether it is the entry."""
-    for match in _FUNCTION.finditer(text):
-        brace = text.find("{", match.end())
-        declaration = ";" in text[match.end() : brace]
-        if brace >= 0 and not declaration and (match[1] == "func" or match[2] == kernel):
-            yield brace + 1, match[1] == "entry"
+def _callee(operands: str) -> str:
+    """`(retval0), vprintf, (param0, param1)`"""
+    found = re.match(r"\s*(?:\([^)]*\)\s*,)?\s*([%$\w]+)", operands)
+    return found[1] if found else ""
 
 
 def _declared(match: re.Match[str]) -> tuple[str, str, int]:
@@ -148,20 +141,6 @@ def _access(flow: _Flow, position: int) -> Access:
     return "store" if position in flow.stored else "none"
 
 
-def _statements(text: str, start: int) -> Iterator[tuple[str, str]]:
-    """(opcode, operands) of the body that starts at `start` and ends with its brace."""
-    end, depth = start, 1
-    for brace in re.finditer(r"[{}]", text[start:]):
-        depth += 1 if brace.group() == "{" else -1
-        if depth == 0:
-            end = start + brace.start()
-            break
-    for chunk in text[start:end].split(";"):
-        match = _STATEMENT.match(_NOISE.sub("", chunk))
-        if match is not None:
-            yield match.group(1), match.group(2)
-
-
 def _follow(flow: _Flow, statements: Sequence[tuple[str, str]]) -> None:
     """Runs over the statements until nothing new is learned."""
     while True:
@@ -176,8 +155,11 @@ def _step(flow: _Flow, opcode: str, operands: str) -> None:
     base = opcode.split(".", 1)[0]
     if base in ("setp", "bra", "ret", "bar", "barrier", "exit", "trap", "mbarrier", "fence", "membar"):
         return
-    if base == "call":
-        flow.unknown |= not any(name in operands for name in _HARMLESS_CALLS)
+    if opcode == ptx_text.UNKNOWN:
+        flow.loaded |= flow.of(operands)
+        flow.stored |= flow.of(operands)
+    elif base == "call":
+        flow.unknown |= _callee(operands) not in flow.harmless
     elif base in ("ld", "ldu"):
         _load(flow, opcode, operands)
     elif base in ("st", "red", "atom"):
@@ -228,6 +210,8 @@ def _memory_write(flow: _Flow, opcode: str, operands: str) -> None:
     value = flow.of(rest)
     if value and "64" in opcode:
         flow.kept |= value
+    elif value and ".param" not in opcode:
+        flow.pieces |= value
     if opcode.startswith("atom"):
         targets, _ = _targets(operands)
         if "64" in opcode:

@@ -48,8 +48,8 @@ class PlanError(ValueError):
 
 def read_plan(value: object, blobs: Mapping[str, bytes], *, kernels: bool = True) -> Plan:
     """The checked plan. `value` is the plan's JSON value; `blobs` must hold every kernel's cubin and PTX, the TTIR of
-    Triton's, the source of CUDA's. Without `kernels` only that each cubin is there and holds its kernel: for a process that runs a plan
-    which was read in full before.
+    Triton's, the source of CUDA's. Without `kernels` only that each cubin is there and holds its kernel: for a process
+    that runs a plan which was read in full before.
     """
     try:
         text = json.dumps(value, allow_nan=False)

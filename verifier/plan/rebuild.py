@@ -51,13 +51,6 @@ _PASSED_ON = re.compile(r"--ptxas-options=(.*)|-Xptxas=(.*)")
 
 
 def note(source: str, name: str, options: Iterable[str], names: Iterable[str]) -> bytes:
-    """All that NVRTC is given for one program, but for where headers are installed, as a plan's blob."""
-    headers = set(header_options())
-    kept = [option for option in options if option not in headers]
-    return json.dumps({"source": source, "name": name, "options": kept, "names": list(names)}).encode()
-
-
-def note(source: str, name: str, options: Iterable[str], names: Iterable[str]) -> bytes:
     """All that NVRTC is given for one program, but for where its headers are installed, as a plan's blob."""
     headers = set(header_options())
     kept = [option for option in options if option not in headers]

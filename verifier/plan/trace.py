@@ -92,7 +92,7 @@ def trace(
     if (message := too_large(plan)) is not None:
         found = diagnostic("plan-too-large", message, source)
         return {"status": "untraceable", "diagnostics": [found], "plan": None}, {}
-    used = {h for image in plan["kernels"].values() for h in (image["cubin"], image["ttir"], image["ptx"], image.get("source"))}
+    used = {image[file] for image in plan["kernels"].values() for file in ("cubin", "ttir", "ptx", "source")}
     kept = {name: data for name, data in kernels.blobs.items() if name.split(".")[0] in used}
     return {"status": "ok", "diagnostics": diagnostics, "plan": plan, "calls": recorder.log.calls}, kept
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import triton
 
 from verifier.plan import nvrtc
 from verifier.plan.cuda_options import header_options
@@ -62,6 +65,35 @@ RULES = {
     "keeps-in-cache": 'asm volatile("prefetch.global.L2::evict_last [%0];" :: "l"(o)); o[i] = 1;',
 }
 
+_GLOBAL = ".visible .global .align 4 .u32 kept;"
+_TO_SHARED = "st.shared.v2.b32 [s], {r1, r2}; ld.shared.v2.b32 {r3, r4}, [s];"
+SPELLINGS = {
+    "comment-in-a-string": (_GLOBAL, '.pragma "/*"; st.global.u32 [kept], 7; .pragma "*/";'),
+    "string-without-escapes": (_GLOBAL, '.pragma "a\\"; st.global.u32 [kept], 7; //";'),
+    "string-over-lines": (_GLOBAL, '.pragma "a\n// "; st.global.u32 [kept], 7;'),
+    "brace-in-a-string": (_GLOBAL, '.pragma "}"; st.global.u32 [kept], 7;'),
+    "behind-a-line-table": (_GLOBAL, ".loc 1 5 0 st.global.u32 [kept], 7;"),
+    "behind-labels": (_GLOBAL, "a: b: st.global.u32 [kept], 7;"),
+    "blanks-in-a-predicate": (_GLOBAL, "@ ! p1 st.global.u32 [kept], 7;"),
+    "blanks-in-an-opcode": (_GLOBAL, "st .global .u32 [kept], 7;"),
+    "no-blank-before-a-bracket": (_GLOBAL, "@p1 st.global.u32[kept], 7;"),
+    "no-blank-in-a-declaration": (".visible.global.align 4 .u32 kept;", "st.global.u32 [kept], 7;"),
+    "named-like-a-register": (".visible .global .u32 %kept;", "st.global.u32 [%kept], 7;"),
+    "second-function": (
+        f"{_GLOBAL} .func f();", "call f; ret; } .func f() { .reg .b32 r; mov.u32 r, 7; st.global.u32 [kept], r;"
+    ),
+    "function-named-like-a-print": (
+        f"{_GLOBAL} .func vprintf(.param .u64 p);",
+        "mov.u64 d1, kept; { .param .u64 a; st.param.u64 [a], d1; call vprintf, (a); } ret; } "
+        ".func vprintf(.param .u64 p) { .reg .b64 d; ld.param.u64 d, [p]; st.global.u32 [d], 7;",
+    ),
+    "address-in-two-halves": (
+        f"{_GLOBAL} .shared .align 8 .b32 s[2];",
+        f"mov.u64 d1, kept; mov.b64 {{r1, r2}}, d1; {_TO_SHARED} mov.b64 d2, {{r3, r4}}; st.global.u32 [d2], 7;",
+    ),
+}  # fmt: skip
+"""Declarations and code that all do the same, as the assembler takes them."""
+
 
 @pytest.fixture(scope="module")
 def compile() -> Compile:
@@ -86,6 +118,20 @@ def test_memory_that_outlives_a_launch_is_named(name: str, compile: Compile) -> 
     assert errors(compile(body, head)) == {"writable-globals"}
 
 
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_no_spelling_that_the_assembler_takes_hides_a_store(name: str, tmp_path: Path) -> None:
+    head, code = SPELLINGS[name]
+    registers = ".reg .b64 d<3>; .reg .b32 r<5>; .reg .pred p1; setp.eq.u32 p1, r0, 3;"
+    text = (
+        f".version 8.3\n.target sm_90a\n.address_size 64\n{head}\n.visible .entry k(.param .u64 p)\n{{ {registers}\n"
+        f'{code}\nret; }}\n.file 1 "abc"\n'
+    )
+    (tmp_path / "k.ptx").write_text(text)
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+    subprocess.run([tool, "--gpu-name=sm_90a", "k.ptx", "-o", "k.cubin"], cwd=tmp_path, check=True)
+    assert errors(text) == {"writable-globals"}
+
+
 @pytest.mark.parametrize("name", KEEPS_NOTHING)
 def test_a_module_whose_memory_is_only_read_is_honest(name: str, compile: Compile) -> None:
     head, body = KEEPS_NOTHING[name]
@@ -97,6 +143,14 @@ def test_the_variables_that_no_code_names_are_left_out(compile: Compile) -> None
     assert found in ({"__cudart_i2opi_f": "load"}, {})  # newer compilers need no table for it
     assert variables(compile("o[i] = 1;", "__device__ float never_used[64];"), "k") == {}
     assert variables("nonsense", "k") == {}
+
+
+def test_waiting_excuses_the_timer_only_where_headers_of_cuda_may_be(compile: Compile) -> None:
+    waits = compile(
+        'unsigned n; asm volatile("mov.u32 %0, %%globaltimer_lo;" : "=r"(n)); if (n) __nanosleep(1); o[i] = 1;'
+    )
+    assert errors(waits) == set()
+    assert "reads-clock" in {d.code for d in check_device_code(waits, "k", headers=False)}
 
 
 @pytest.mark.parametrize("code", RULES)
