@@ -30,14 +30,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from verifier.gpu.answering import Answering, serve
 from verifier.gpu.device import Captured, Device, open_device
 from verifier.gpu.native import FAILED, FILE, arch_list, load_module, said, shortened, take
-from verifier.gpu.protocol import FROM_JUDGE, Channel, FailureKind, Gone, Message, Reply
-from verifier.gpu.slots import Flags, Mapped
+from verifier.gpu.protocol import FROM_JUDGE, Channel, FailureKind, Message, Reply
+from verifier.gpu.slots import Flags
 from verifier.sandbox import job
 from verifier.specs import dtype_of, leaves, rebuild, span
 
-_PATIENCE = 60.0
 _TEXT = 2000
 
 
@@ -104,6 +104,9 @@ class LiveProgram:
         self._last = self.forward()
         return self._last
 
+    def prepare(self) -> None:
+        self.restore()
+
     def call(self) -> None:
         """What is timed."""
         if self.graph is None:
@@ -167,26 +170,11 @@ class LiveProgram:
         self.inputs, self.slots, self._arguments, self._model, self._kept = [], [], [], None, []
 
 
-class Contestant:
+class Contestant(Answering[LiveProgram]):
     """Executes the judge's commands. One thread of ours; the candidate may start others."""
 
-    def __init__(self, device: Device, flags: Flags) -> None:
-        self._device, self._flags = device, flags
-        self._programs: dict[str, LiveProgram] = {}
-        self._blocks = Mapped(device)
-        self._module: types.ModuleType | None = None
-        self._commands: dict[str, Callable[[Message, int], Reply]] = {
-            "load": self._load, "map": self._map, "bind": self._bind, "run": self._run, "capture": self._capture,
-            "calls": self._calls, "drop": self._drop,
-        }  # fmt: skip
-
-    def answer(self, message: Message) -> Reply:
-        """The reply to one command. The boundary where what the candidate raises becomes data."""
-        turn = int(message.header["turn"])
-        try:
-            return self._commands[message.header["command"]](message, turn)
-        except BaseException as error:  # noqa: BLE001 - the candidate's own
-            return self._failed(error, turn)
+    _module: types.ModuleType | None = None
+    """The file: once loaded it stays, also where all programs are dropped."""
 
     def _failed(self, error: BaseException, turn: int) -> Reply:
         found = self._device.failure(error)
@@ -218,11 +206,6 @@ class Contestant:
         self._programs[header["name"]] = LiveProgram(make, self._device.torch_device, header["arguments"])
         return Reply(turn=turn)
 
-    def _map(self, message: Message, turn: int) -> Reply:
-        fds, message.fds = message.fds, []
-        self._blocks.map(fds, message.header["blocks"])
-        return Reply(turn=turn)
-
     def _bind(self, message: Message, turn: int) -> Reply:
         program, header = self._programs[message.header["name"]], message.header
         program.seed = header["seed"]
@@ -234,14 +217,6 @@ class Contestant:
             self._device.synchronize()
         return Reply(turn=turn)
 
-    def _run(self, message: Message, turn: int) -> Reply:
-        program = self._programs[message.header["name"]]
-        torch.manual_seed(program.seed)
-        program.run()
-        program.give()
-        self._device.synchronize()
-        return Reply(turn=turn)
-
     def _capture(self, message: Message, turn: int) -> Reply:
         program = self._programs[message.header["name"]]
         program.unready()
@@ -249,31 +224,6 @@ class Contestant:
         self._device.synchronize()
         graph = bool(message.header["graph"]) and program.capture(self._device)
         return Reply(turn=turn, captured=graph)
-
-    def _calls(self, message: Message, turn: int) -> Reply:
-        """One call for each go of the judge; done says that the outputs are in their slots."""
-        program = self._programs[message.header["name"]]
-        for i in range(message.header["count"]):
-            program.restore()
-            self._device.synchronize()
-            if not self._flags.wait_go(turn, i, _PATIENCE):
-                break
-            for _ in range(message.header["repeats"]):
-                program.call()
-            program.give()
-            self._device.synchronize()
-            self._flags.set(Flags.DONE, Flags.call(turn, i))
-        return Reply(turn=turn)
-
-    def _drop(self, message: Message, turn: int) -> Reply:
-        """Forgets all programs and blocks; the file stays loaded."""
-        self._device.synchronize()
-        for program in self._programs.values():
-            program.close()
-        self._programs.clear()
-        self._blocks.close()
-        self._device.trim()
-        return Reply(turn=turn)
 
 
 def _all_elements(t: Tensor) -> Tensor:
@@ -304,19 +254,6 @@ def _line(error: BaseException) -> int | None:
 
 def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def serve(channel: Channel, contestant: Contestant) -> None:
-    """Says hello and answers until the judge is gone or the context is lost."""
-    channel.send({"hello": os.getpid()}, seconds=_PATIENCE)
-    while True:
-        try:
-            reply = contestant.answer(channel.receive())
-            channel.send(reply.model_dump(mode="json"), seconds=_PATIENCE)
-        except Gone:
-            return
-        if reply.lost:
-            return
 
 
 def contest_job(

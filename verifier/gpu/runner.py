@@ -15,29 +15,27 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from verifier.gpu.answering import PATIENCE, Answering, serve
 from verifier.gpu.cuda import CudaError
 from verifier.gpu.device import Call, Captured, Device, open_device
 from verifier.gpu.memory import NAN_BYTE, ODD_BYTE, ReplayError
-from verifier.gpu.protocol import FROM_JUDGE, Channel, FailureKind, Gone, Message, Reply
+from verifier.gpu.protocol import FROM_JUDGE, Channel, FailureKind, Message, Reply
 from verifier.gpu.replay import Replayer
-from verifier.gpu.slots import Flags, Mapped, all_bytes, seal
+from verifier.gpu.slots import Flags, all_bytes, seal
 from verifier.gpu.stepclock import time_steps
 from verifier.plan.reader import PlanError, read_plan
 from verifier.plan.schema import Plan
 
-_PATIENCE = 60.0
-"""Seconds that the runner waits for a go, or for a judge that reads."""
-
-
 _GRAPHS_SHARE = 8
 """Graphs of several alternatives are kept side by side where so many times their memory is free."""
 _PLANS = 2
+_OF_A_PLAN = (ReplayError, CudaError, RuntimeError, MemoryError, ValueError, NotImplementedError)
 _UNSUPPORTED = frozenset({209, 222, 223})
 """No binary for this GPU, a version of PTX that the driver does not know, no compilation by the driver."""
 
@@ -70,7 +68,7 @@ class _Program:
             self.graph.replay()
             self.last = self.graph.outputs
 
-    def prepare(self, fresh: list[Tensor], key: int) -> None:
+    def prepare(self, fresh: Sequence[Tensor] = (), key: int = 0) -> None:
         """Before a timed call: other inputs where given, state as at the start, scratch and outputs poisoned."""
         if fresh:
             for slot, tensor in zip(self.inputs, fresh, strict=True):
@@ -126,6 +124,10 @@ class _Program:
         self.ready, self.graph = False, None
         self.last = []
 
+    def close(self) -> None:
+        self.release()
+        self.replayer.close()
+
     def release(self) -> None:
         """Gives up all memory."""
         self.unready()
@@ -142,32 +144,22 @@ class _Program:
             slot.copy_(made)
 
 
-class Runner:
+class Runner(Answering[_Program]):
     """Executes the judge's commands. One thread."""
 
     def __init__(self, device: Device, flags: Flags) -> None:
-        self._device, self._flags = device, flags
-        self._programs: dict[str, _Program] = {}
-        self._blocks = Mapped(device)
+        super().__init__(device, flags)
         self._plans: dict[bytes, Plan] = {}
-        self._commands: dict[str, Callable[[Message, int], Reply]] = {
-            "load": self._load, "map": self._map, "bind": self._bind, "run": self._run, "choose": self._choose,
-            "capture": self._capture, "time": self._time, "calls": self._calls, "steps": self._steps,
-            "release": self._release,
-            "drop": self._drop,
+        self._commands |= {
+            "choose": self._choose, "time": self._time, "steps": self._steps, "release": self._release,
         }  # fmt: skip
 
-    def answer(self, message: Message) -> Reply:
-        """The reply to one command; a failure of the device or the plan is data."""
-        turn = int(message.header["turn"])
-        try:
-            return self._commands[message.header["command"]](message, turn)
-        except PlanError as wrong:
-            return Reply(turn=turn, failure="plan-refused", text=str(wrong)[:2000])
-        except (ReplayError, CudaError, RuntimeError, MemoryError, ValueError, NotImplementedError) as error:
-            return self._failed(error, turn)
-
     def _failed(self, error: BaseException, turn: int) -> Reply:
+        """A failure of the device or of the plan is data; any other ends this process."""
+        if isinstance(error, PlanError):
+            return Reply(turn=turn, failure="plan-refused", text=str(error)[:2000])
+        if not isinstance(error, _OF_A_PLAN):
+            raise error
         text = " ".join(str(error).split())[:2000]
         found = self._device.failure(error)
         if found is not None:
@@ -203,11 +195,6 @@ class Runner:
             del self._plans[next(iter(self._plans))]
         return plan
 
-    def _map(self, message: Message, turn: int) -> Reply:
-        fds, message.fds = message.fds, []
-        self._blocks.map(fds, message.header["blocks"])
-        return Reply(turn=turn)
-
     def _bind(self, message: Message, turn: int) -> Reply:
         program, header = self._programs[message.header["name"]], message.header
         program.slots = [self._blocks.view(p) for p in header["outputs"]]
@@ -222,14 +209,10 @@ class Runner:
         return Reply(turn=turn)
 
     def _run(self, message: Message, turn: int) -> Reply:
-        program = self._programs[message.header["name"]]
-        torch.manual_seed(program.seed)
-        program.run()
-        program.give()
-        self._device.synchronize()
-        if program.replayer.written_past():
+        reply = super()._run(message, turn)
+        if self._programs[message.header["name"]].replayer.written_past():
             return Reply(turn=turn, failure="wrote-past", text="the guard of a tensor that forward makes has changed")
-        return Reply(turn=turn)
+        return reply
 
     def _choose(self, message: Message, turn: int) -> Reply:
         program = self._programs[message.header["name"]]
@@ -254,32 +237,13 @@ class Runner:
             self._call(n, *sealed.get(i, ([], 0)), give=i == header["give"]) for i, n in enumerate(header["order"])
         ]
         self._flags.set(Flags.READY, turn)
-        if not self._flags.wait(Flags.GO, turn, _PATIENCE):
+        if not self._flags.wait(Flags.GO, turn, PATIENCE):
             raise ReplayError("no go came")
         timed = self._device.time(calls, header["flush"])
         self._device.synchronize()
         self._flags.set(Flags.DONE, turn)
         return Reply(turn=turn, seconds=tuple(timed.seconds), untimed_seconds=timed.untimed_seconds,
                      clock_hz=timed.clock_hz)  # fmt: skip
-
-    def _calls(self, message: Message, turn: int) -> Reply:
-        """One call for each go of the judge, timed by its own clock: done comes when the outputs are in their slots.
-        `idle`: calls 0, 2, 4 ... do next to nothing."""
-        program, header = self._programs[message.header["name"]], message.header
-        for i in range(header["count"]):
-            program.prepare([], 0)
-            self._device.synchronize()
-            if not self._flags.wait_go(turn, i, _PATIENCE):
-                break
-            if header["idle"] and i % 2 == 0:
-                self._device.nothing()
-            else:
-                for _ in range(header["repeats"]):
-                    program.call()
-                program.give()
-            self._device.synchronize()
-            self._flags.set(Flags.DONE, Flags.call(turn, i))
-        return Reply(turn=turn)
 
     def _steps(self, message: Message, turn: int) -> Reply:
         """Seconds of each step of forward, then those of a tiny kernel. Outputs are not given to the judge."""
@@ -295,17 +259,6 @@ class Runner:
             raise ReplayError(f"program {name} is not ready to be timed")
         return Call(lambda: program.prepare(fresh, key), program.call, program.give if give else _nothing)
 
-    def _drop(self, message: Message, turn: int) -> Reply:
-        """Forgets all programs and blocks."""
-        self._device.synchronize()
-        for program in self._programs.values():
-            program.release()
-            program.replayer.close()
-        self._programs.clear()
-        self._blocks.close()
-        self._device.trim()
-        return Reply(turn=turn)
-
     def _release(self, message: Message, turn: int) -> Reply:
         """Gives the programs' memory back; blocks stay mapped."""
         self._device.synchronize()
@@ -317,20 +270,6 @@ class Runner:
 
 def _nothing() -> None:
     return None
-
-
-def serve(channel: Channel, runner: Runner) -> None:
-    """Says hello and answers until the judge is gone or the context is lost."""
-    channel.send({"hello": os.getpid()}, seconds=_PATIENCE)
-    while True:
-        try:
-            message = channel.receive()
-            reply = runner.answer(message)
-            channel.send(reply.model_dump(mode="json"), seconds=_PATIENCE)
-        except Gone:
-            return
-        if reply.lost:
-            return
 
 
 def end_with_parent() -> None:
