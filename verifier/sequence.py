@@ -25,10 +25,11 @@ MOST_SERIAL = 0.8
 def block_location(pairs: Sequence[tuple[float, float]]) -> float:
     """log(base / candidate) of one block; positive where the candidate is faster.
 
-    `pairs` are (candidate, base) seconds, finite and positive, in ABBA order: the candidate runs first in pairs 0, 2,
-    4 and second in pairs 1, 3, 5. The result is the mean of two medians of log ratios, one for each order. A linear
+    `pairs` are (candidate, base) seconds, finite and positive, in ABBA or BAAB order: who runs first in pairs 0, 2, 4
+    runs second in pairs 1, 3, 5. The result is the mean of two medians of log ratios, one for each order. A linear
     drift of log time and a cost of the place in the pair enter the two with opposite signs and cancel; the medians
-    shrug off wild pairs. (Means of neighbouring pairs cancel as much, but a wild launch then spoils two pairs.)
+    shrug off wild pairs. (Means of neighbouring pairs cancel as much, but a wild launch then spoils two pairs.) What is
+    not linear, as a slow first call, stays in, most of it where the pairs are few; it changes its sign with the order.
     Needs two pairs.
     """
     logs = [math.log(base) - math.log(candidate) for candidate, base in pairs]

@@ -4,8 +4,8 @@
     confirmed = confirm(measure, decided)       # fresh blocks: only this number is reported
 
 `measure(index)` times one block: inputs made anew from a seed of that index, memory allocated anew or exchanged between
-the two, then pairs in ABBA order. The caller owns the GPU; nothing here touches one. What `measure` raises passes
-through.
+the two, then pairs in ABBA order, or in BAAB order where the base begins (`candidate_first`). The caller owns the GPU;
+nothing here touches one. What `measure` raises passes through.
 
 Blocks that are thrown out count towards the caps. None of the reasons looks at who won:
 
@@ -49,7 +49,7 @@ class Block:
     """One block as measured. All times in seconds."""
 
     pairs: tuple[tuple[float, float], ...]
-    """(candidate, base) by the GPU's clock; the candidate runs first in pairs 0, 2, 4 and second in 1, 3, 5."""
+    """(candidate, base) by the GPU's clock; who runs first in a pair changes from pair to pair."""
     clock_hz: float | None = None
     """SM clock during the block, None when it was not read."""
     host_seconds: float | None = None
@@ -59,6 +59,17 @@ class Block:
 
 
 Measure = Callable[[int], Block]
+
+
+def candidate_first(index: int, coins: int) -> bool:
+    """Whether the candidate begins block `index`: of the blocks 2k and 2k + 1 it begins one, and bit k of `coins`
+    (which repeat after 64) says which.
+
+    ABBA cancels a linear drift inside of a block, and nothing else. The first call after memory moved can be 4% slower,
+    and a power limit lowers the clock at about the same call of every block: whoever always begins pays for it in every
+    block, and no interval shows that.
+    """
+    return (coins >> index // 2 % 64 & 1) != index % 2
 
 
 class Decision(StrEnum):

@@ -34,8 +34,6 @@ from verifier.sequence import block_location
 
 _PATIENCE = 60.0
 """Seconds for the start of the processes, and for the job that is running at the end."""
-WARM_UP = 2
-"""Blocks that go before and do not count: the first has but two pairs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +108,6 @@ def _locations(device: Device, link: Link, job: Job) -> list[float]:
     loaded = Loaded(read_plan(plans.plan, dict(plans.blobs)), json.dumps(plans.plan).encode(), plans.blobs)
     pairs = (Pairs if job.anew else _Staying)(device, link, reference, loaded, loaded, request.salt)
     try:
-        return [block_location(pairs.measure(i).pairs) for i in range(job.count + WARM_UP)][WARM_UP:]
+        return [block_location(pairs.measure(i).pairs) for i in range(job.count)]
     finally:
         pairs.close()

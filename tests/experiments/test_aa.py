@@ -7,6 +7,7 @@ import pytest
 
 from experiments import aa
 from verifier.sequence import block_location
+from verifier.timing import Decision
 
 
 def source(gain: float = 0.0, **noise: float) -> aa.Source:
@@ -37,6 +38,24 @@ def test_offsets_that_change_hands() -> None:
     assert offsets[0] == pytest.approx(-offsets[1])
     assert offsets[:2] == pytest.approx(offsets[2:])
     assert offsets[0] != 0.0
+
+
+def test_whoever_begins_pays_for_a_slow_first_call() -> None:
+    gpu = source(begin=0.04, long=True)
+    found = [block_location(gpu(i).pairs) for i in range(400)]
+    begun = [aa.candidate_first(i, gpu.coins) for i in range(400)]
+    assert sum(begun) == 200
+    assert all(-0.006 < x <= 0 if first else 0 <= x < 0.006 for x, first in zip(found, begun, strict=True))
+    assert abs(np.mean(found)) < 0.0003
+
+
+@pytest.mark.parametrize("name", aa.LONG)
+def test_the_intervals_of_long_calls_hold_the_truth(name: str) -> None:
+    """Where the candidate always began, 6% of the confirmations after moved memory held it."""
+    decided = aa.decisions(aa.LONG[name], 0.0, [1, 0], 200)
+    confirmed = aa.confirmations(aa.LONG[name], 0.0, [1, 4], decided)
+    assert min(aa.covered(decided, 0.0), aa.covered(confirmed, 0.0)) >= 0.95
+    assert sum(t.decision is Decision.FASTER for t in decided) <= 4
 
 
 def test_autoregression_has_its_spread_and_its_memory() -> None:

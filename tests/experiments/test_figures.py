@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from experiments.fidelity.pack import pack
-from experiments.figures import aa, beside, growth, published, spread, throughput
+from experiments.figures import aa, beside, blocks, growth, published, spread, throughput
 from experiments.figures.__main__ import main
 from experiments.figures.base import SEED, Book, Lab, Options, Row
 from experiments.figures.blocks import Job, run_jobs
@@ -20,8 +20,10 @@ from experiments.figures.kernels import FAMILIES, RELU, WRONG
 from experiments.figures.run import run, show
 from experiments.figures.stock import in_runs, items
 from verifier.errors import UsageError
+from verifier.gpu.link import Link, TimedReply
 from verifier.gpu.supervisor import GpuWorker
 from verifier.interpreter.gate import Zygotes
+from verifier.sequence import block_location
 
 HERE = Path(__file__).parent
 DEVICE = "figures_device:open_device"
@@ -107,15 +109,34 @@ def test_a_stock_comes_in_runs_of_one_problem(lab: Any) -> None:
 
 def test_a_plan_against_itself(lab: Any, tmp_path: Path) -> None:
     book = Book(tmp_path / "aa.jsonl")
-    for name, n in aa.CASES:
+    names = [*(f"{name} {n}" for name, n in aa.CASES), f"eager attention {aa.EAGER.size}"]
+    for name in names:
         for anew in (True, False):
-            book.add(case=f"{name} {n}", anew=anew, blocks=[0.0] * 4, deviation=0.01, mean=0.0)
-    said = run(["aa=20"], lab(count=2))
-    compared = [r for r in rows(tmp_path, "aa") if "turn" in r]
-    assert [r["turn"] for r in compared] == [0, 1]
-    assert all(abs(r["log_ratio"]) < 0.5 for r in compared)
-    assert (
-        "deviation of 4 blocks in exchanged memory 1.000%; deviation of 4 blocks in the same memory" in said[-1].value
+            book.add(case=name, anew=anew, blocks=[0.0] * 4, deviation=0.01, mean=0.0)
+    for turn in range(4):
+        book.add(turn=turn, case=names[turn], decision="skipped", decided=None, confirmed=None)
+    said = {line.what: line.value for line in run(["aa=60"], lab(count=5))}
+    (row,) = [r for r in rows(tmp_path, "aa") if r.get("turn") == 4]
+    assert row["case"] == names[4]
+    assert row["decided"]["blocks"] + sum(row["decided"]["thrown"].values()) > 0
+    assert row["confirmed"]["call"] is None or row["confirmed"]["call"] > 0
+    assert "deviation of 4 blocks in exchanged memory 1.000%; deviation" in said[f"aa: {names[4]}"]
+
+
+def test_intervals_beside_one_are_counted() -> None:
+    ends = [(-0.01, 0.01), (0.001, 0.01), (-0.01, -0.001), (None, None)]
+    made = [
+        {"turn": i, "case": "x", "decision": "futile", "confirmed": None, "decided": {
+            "lower": low, "upper": high, "log_ratio": 0.0, "blocks": 4, "thrown": {}, "call": 1e-3, "seconds": 0.1,
+            "confidence": 0.96,
+        }}
+        for i, (low, high) in enumerate(ends)
+    ]  # fmt: skip
+    said = {line.what: line.value for line in aa.lines(made)}
+    assert said["decided: intervals beside 1"] == "2 of 3 at 96%"
+    assert said["confirmed: intervals beside 1"] == "0 of 0"
+    assert said["x"].startswith(
+        "decided: 2 of 3 beside 1, log ratios +0.0000 to +0.0000, half-width 0.0063, 4.0 blocks"
     )
 
 
@@ -127,6 +148,30 @@ def test_blocks_in_new_and_in_the_same_memory(lab: Any, monkeypatch: pytest.Monk
         found = run_jobs(DEVICE, (HERE,), jobs, 30.0)
     assert [len(blocks) for blocks in found] == [3, 3]
     assert all(abs(x) < 1.0 for blocks in found for x in blocks)
+
+
+def test_a_block_begins_warm_and_each_side_begins_every_other_one(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(HERE)
+    seen: list[tuple[list[str], tuple[float, ...]]] = []
+
+    class Watched(Link):
+        def time(self, order: Sequence[str], **options: Any) -> TimedReply:
+            timed = super().time(order, **options)
+            seen.append((list(order), timed.reply.seconds))
+            return timed
+
+    monkeypatch.setattr(blocks, "Link", Watched)
+    traced = lab().trace(FAMILIES["relu"].problem("relu", 256), RELU)
+    with torch.no_grad():
+        (found,) = run_jobs(DEVICE, (HERE,), (Job(traced.request(SEED), traced.against_itself(), 6, True),), 30.0)
+    warm, timed = seen[::2], seen[1::2]
+    assert [sorted(order) for order, _ in warm] == [["a", "b"]] * 6
+    begun = [order[0] for order, _ in timed]
+    assert all({x, y} == {"a", "b"} for x, y in zip(begun[::2], begun[1::2], strict=True))
+    for (order, seconds), location in zip(timed, found, strict=True):
+        assert len(order) > 4, "the calls before the first block say how many pairs it can have"
+        by_side = [[s for side, s in zip(order, seconds, strict=True) if side == which] for which in "ab"]
+        assert location == block_location(list(zip(*by_side, strict=True)))
 
 
 def test_published_answers_are_counted_against_direct_runs(lab: Any, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from verifier.timing import CONFIRMATION, RULES, Block, Decision, Flag, Timing, confirm, decide
+from verifier.timing import CONFIRMATION, RULES, Block, Decision, Flag, Timing, candidate_first, confirm, decide
 
 GAIN = math.log(1.03)
 
@@ -119,6 +119,14 @@ def test_the_unit_of_time_does_not_matter(gain: float, unit: float) -> None:
     measured, plain = decide(scaled, clock=still), decide(Gpu(gain), clock=still)
     assert (measured.decision, measured.blocks) == (plain.decision, plain.blocks)
     assert measured.log_ratio == pytest.approx(plain.log_ratio, abs=1e-9)
+
+
+def test_each_side_begins_one_of_two_blocks() -> None:
+    coins = 0b1101
+    begun = [candidate_first(i, coins) for i in range(8)]
+    assert begun == [True, False, False, True, True, False, True, False]
+    assert [candidate_first(i + 128, coins) for i in range(8)] == begun
+    assert {candidate_first(i, 0) for i in (-2, 0, 2)} == {False}
 
 
 @pytest.mark.parametrize("drift", [-0.01, 0.01])

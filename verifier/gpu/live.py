@@ -42,7 +42,7 @@ from verifier.gpu.link import Link, RunnerFailed
 from verifier.gpu.pairs import TimedWrong
 from verifier.reference import Reference
 from verifier.specs import leaves
-from verifier.timing import RULES, Block, Rules, Timing
+from verifier.timing import RULES, Block, Rules, Timing, candidate_first
 
 HIDDEN_SECONDS = 6e-5
 """What a liar may gain in one call."""
@@ -92,7 +92,7 @@ class HostPairs:
         self._kept: dict[Side, list[Tensor]] = {}
         self._writes: dict[Side, list[float]] = {"a": [], "b": []}
         """Seconds that writing inputs took, right before each call."""
-        self._pairs = 2
+        self._pairs, self._coins = 2, secrets.randbits(64)
         self.repeats = 1
         """Runs of a program in one call. More than one tell shorter times apart, and let a liar leave the others out:
         only where nothing is claimed."""
@@ -143,12 +143,12 @@ class HostPairs:
         return min(found)
 
     def measure(self, index: int) -> Block:
-        """One block; candidate first in even pairs. Some of the candidate's calls are checked, nobody knows which."""
+        """One block. Some of the candidate's calls are checked, nobody knows which."""
         assert self._candidate is not None
-        count = self._pairs
+        count, late = self._pairs, not candidate_first(index, self._coins)
         checked = set(secrets.SystemRandom().sample(range(count), min(count, max(2, count // 4))))
         with self._calling(count):
-            rows = [self._pair(f"block {index} {i}", i, check=i in checked) for i in range(count)]
+            rows = [self._pair(f"block {index} {i}", i + late, check=i in checked) for i in range(count)]
         if broken := self._slots(self._candidate).broken():
             raise TimedWrong(broken)
         frame, least = _quartile([frame for _, _, frame in rows]), self.repeats * _LEAST_SECONDS
@@ -201,7 +201,8 @@ class HostPairs:
     # -- one call ----------------------------------------------------------------------------------
 
     def _pair(self, salt: str, number: int, *, check: bool) -> tuple[float, float, float]:
-        """Seconds of a call of the candidate, of the base, and of one of next to nothing."""
+        """Seconds of a call of the candidate, which goes first if `number` is even, of the base, and of one of next to
+        nothing."""
         assert self._candidate is not None
         found: dict[Side, float] = {}
         frame = self._call(self._base, f"{salt} idle")
