@@ -1,15 +1,19 @@
-"""What several packages of tests share: one warm pair of sandbox servers, and a small problem with candidates."""
+"""What several packages of tests share: one warm pair of sandbox servers, a small problem with candidates, and how a
+parallel run is spread over its workers."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from verifier.interpreter.gate import Zygotes
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read once by PyTorch: threads of workers that share cores only spin
 
 PROBLEM = '''\
 """Scaled sum."""
@@ -60,6 +64,44 @@ class ModelNew(nn.Module):
     def forward(self, x, y):
         return run(x, y)
 """
+
+
+SLOW = (
+    "verifier/exploits/test_exploits.py",
+    "verifier/exploits/test_device.py",
+    "experiments/test_runs.py",
+    "experiments/test_figures.py",
+    "experiments/test_verify.py",
+    "verifier/gpu/processes",
+    "verifier/gpu/live",
+)
+"""Files and folders that take longest. Begun first, none of them keeps one worker busy while the others are done."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow ones first; all else stays in order."""
+
+    def rank(item: pytest.Item) -> int:
+        return next((i for i, slow in enumerate(SLOW) if item.nodeid.startswith(f"tests/{slow}")), len(SLOW))
+
+    items.sort(key=rank)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object | None:
+    """In place of `--dist loadfile`."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class InFolders(LoadFileScheduling):
+        """A work unit is a file; or a slow folder, whose files share a fixture that takes seconds to start."""
+
+        def _split_scope(self, nodeid: str) -> str:
+            path = super()._split_scope(nodeid)
+            return next((slow for slow in SLOW if path.startswith(f"tests/{slow}/")), path)
+
+    return InFolders(config, log)
 
 
 @pytest.fixture(scope="session")

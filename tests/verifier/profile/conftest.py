@@ -1,20 +1,16 @@
 from __future__ import annotations
 
-import base64
-import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from verifier.interpreter.gate import Zygotes
 from verifier.profile import ttir
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[2]
+SIZE = 1024
 
 
 @dataclass(frozen=True)
@@ -26,22 +22,20 @@ class Traced:
 
 
 @pytest.fixture(scope="session")
-def traced(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Traced]:
-    """Plans of `ModelNew` and `Reference` of candidate.py, traced in another process."""
-
-    folder = tmp_path_factory.mktemp("trace")
-    names = ("ModelNew", "Reference")
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, str(HERE / "trace_candidate.py"), str(folder), *names]
-    subprocess.run(command, check=True, env=environ, timeout=120, cwd=ROOT)
-    return {name: _unpack(folder / f"{name}.json") for name in names}
-
-
-def _unpack(path: Path) -> Traced:
-    packed = json.loads(path.read_text())
-    assert packed["value"]["status"] == "ok", packed["value"]
-    blobs = {key: base64.b64decode(data) for key, data in packed["blobs"].items()}
-    return Traced(packed["value"]["plan"], blobs)
+def traced(zygotes: Zygotes) -> dict[str, Traced]:
+    """Plans of `ModelNew` and `Reference` of candidate.py."""
+    tensor = {"kind": "tensor", "shape": [SIZE, SIZE], "dtype": "float16", "stride": [SIZE, 1]}
+    init = [{"kind": "value", "value": SIZE}]
+    workload = {"name": "w", "init": init, "init_kwargs": {}, "inputs": [tensor]}
+    source, found = (HERE / "candidate.py").read_text(), {}
+    for name in ("ModelNew", "Reference"):
+        payload = {"source": source, "filename": "candidate.py", "class": name, "target": "sm_90a",
+                   "workloads": [workload]}  # fmt: skip
+        job = zygotes.compile.run("verifier.plan.trace:trace_job", payload)
+        assert job.outcome == "ok", job.error
+        assert job.value["status"] == "ok", job.value["diagnostics"]
+        found[name] = Traced(job.value["plan"], job.blobs)
+    return found
 
 
 @pytest.fixture(params=["triton36", "triton39"])
