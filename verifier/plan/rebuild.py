@@ -1,8 +1,9 @@
-"""Makes the machine code of a plan once more, in a process that no candidate ever touched, and compares every byte.
+"""Makes the machine code of a plan once more, in a process that no candidate ever touched, and compares the bytes.
 
 PTX and cubin of a plan both come from the candidate's own process, which could show innocent PTX to the rules and run
 other code. Here a Triton kernel's PTX goes through Triton's own assembler, a kernel of CUDA C++ from its source through
-NVRTC. Both are deterministic: file names in line tables come from the PTX, NVRTC is given names without a folder.
+NVRTC. Both are deterministic but for times of files in line tables, which are left out: names of files there come from
+the PTX, NVRTC is given names without a folder.
 
 What this does not cover: whether the TTIR is what the PTX was made of, and the file what the TTIR was made of. The TTIR
 says what the static profile counts, what launches read and write, and whether a kernel only moves data. A forged one
@@ -26,7 +27,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import make_backend
 
-from verifier.plan import nvrtc
+from verifier.plan import elf, nvrtc
 from verifier.plan.cuda_options import header_options
 from verifier.plan.schema import KernelImage
 from verifier.plan.textutil import clip
@@ -95,7 +96,8 @@ def _problem(image: KernelImage, blobs: Mapping[str, bytes], target: Target) -> 
         return clip(f"it cannot be built again: {type(failure).__name__}: {failure}", 600)
     if ptx != blobs[f"{image.ptx}.ptx"]:
         return "its PTX is not what its source compiles to"
-    return "" if cubin == blobs[f"{image.cubin}.cubin"] else f"its machine code is not what its {_FROM[image.language]}"
+    same = elf.same_code(cubin, blobs[f"{image.cubin}.cubin"])
+    return "" if same else f"its machine code is not what its {_FROM[image.language]}"
 
 
 _FROM = {"cuda": "source compiles to", "triton": "PTX assembles to"}
