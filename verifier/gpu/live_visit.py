@@ -219,10 +219,8 @@ class LiveSteps:
             pairs.open(Contender("a", self._link, candidate))
             floor = request.floor_seconds.get(workload.name, 0.0)
             decided = decide(pairs.measure, pairs.rules(request.rules), floor_seconds=floor)
-            if said := too_short(decided):
-                return said
             confirmed = None
-            if request.confirmation is not None:
+            if not too_short(decided) and request.confirmation is not None:
                 confirmed = confirm(pairs.measure, decided, pairs.coarser(request.confirmation), floor_seconds=floor)
         except RunnerFailed as failed:
             self.base_lost = self.base_lost or (failed.lost and pairs.side == "b")
@@ -233,7 +231,7 @@ class LiveSteps:
             return str(full).splitlines()[0]
         finally:
             self._close(pairs)
-        if said := pairs.disturbed(alone, request.disturbance):
+        if said := too_short(confirmed or decided) or pairs.disturbed(alone, request.disturbance):
             return said
         self._timings.append(
             WorkloadTiming(
