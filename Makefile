@@ -32,10 +32,11 @@ $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	@if [ -e /dev/nvidiactl ]; then echo "GPU found: the CUDA build of torch"; \
 	else echo "no GPU found: the CPU build of torch"; \
-	  $(PIP) install -q 'torch==2.13.0+cpu' 2>/dev/null \
+	  $(PIP) install -q --no-compile 'torch==2.13.0+cpu' 2>/dev/null \
 	  || { $(PIP) install -q uv && $(BIN)/uv pip install -q --python $(BIN)/python --torch-backend cpu 'torch==2.13.0' 2>/dev/null; } \
-	  || $(PIP) install -q 'torch==2.13.0'; fi
-	$(PIP) install -q -e '.[dev]'
+	  || $(PIP) install -q --no-compile 'torch==2.13.0'; fi
+	$(PIP) install -q --no-compile -e '.[dev]'
+	@$(BIN)/python -m compileall -qq -j 0 -x '/tests/' $(VENV)/lib || true  # what pip does on one core; some files are templates
 	@touch $@
 
 clean:

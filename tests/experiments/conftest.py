@@ -62,7 +62,8 @@ def causal_kernel() -> str:
 @pytest.fixture
 def tiny_attention(tmp_path: Path) -> Path:
     """`attention/causal` with one small workload."""
-    workload = '[{"name": "small", "roles": ["small", "timed"], "constants": {"batch": 1, "heads": 1, "sequence": 32}}]'
+    constants = '{"batch": 1, "heads": 1, "sequence": 32, "head_dim": 16}'
+    workload = f'[{{"name": "small", "roles": ["small", "timed"], "constants": {constants}}}]'
     whole = resolve("attention/causal").source
     source, count = re.subn(r"(?ms)^WORKLOADS = \[.*?^\]", f"WORKLOADS = {workload}", whole)
     assert count == 1

@@ -1,8 +1,8 @@
 """Preload of the trace server: importing this module does, once, what every trace would otherwise pay for.
 
-An import with side effects on purpose, since a server preloads by module name. It computes Triton's cache key
-(a hash over its own files, about half the time of a small trace), asks the assembler for its version and
-imports what Triton imports late. NVRTC is loaded where it is installed.
+An import with side effects on purpose, since a server preloads by module name. It gives Triton a short cache key
+(its own is a hash over its 200 MB, half a second; the caches of a job end with the job), asks the assembler for its
+version and imports what Triton imports late. NVRTC is loaded where it is installed.
 Nothing is compiled here: the compiler's threads would not survive the fork.
 """
 
@@ -12,6 +12,7 @@ import contextlib
 import importlib
 import importlib.util
 
+import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import make_backend
 from triton.runtime import cache
@@ -33,7 +34,7 @@ def _warm() -> None:
     for name in _LATE:
         if importlib.util.find_spec(name.rpartition(".")[0]) is not None:
             importlib.import_module(name)
-    cache.triton_key()
+    cache.triton_key = lambda: triton.__version__
     for target in ARCHITECTURES.values():
         make_backend(GPUTarget("cuda", target.capability, target.warp_size)).hash()
 
