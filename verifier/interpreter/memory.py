@@ -29,6 +29,8 @@ MIDDLE = 1 << (SLOT_BITS - 1)
 RACE_BYTES = 256 << 20
 """Storages larger than this are not watched for races."""
 NONE, MANY, ATOMIC = -1, -2, -3
+NEARLY = 1e-2
+"""Relative difference, of each element, below which a kernel has left a number as it was."""
 MAX_FINDINGS = 64
 
 
@@ -246,7 +248,8 @@ class Memory:
     def spoil(self, tensors: list[torch.Tensor], before: list[torch.Tensor]) -> bool:
         """Changes, after a launch, every element that it stored: a number x becomes 1.5 x + 1, a bool the other.
 
-        `before` has the whole storages as they were. Returns whether all that was stored is a copy of one of them.
+        `before` has the whole storages as they were. Returns whether all that was stored is one of them, but for what
+        a right result may be off by.
         """
         only_copies = True
         for tensor in tensors:
@@ -258,7 +261,7 @@ class Memory:
             region.writer.fill(NONE)  # another view of this storage finds nothing left to change
             old = own[stored]
             same = (b for b in before if b.numel() == own.numel() and b.dtype == own.dtype)
-            only_copies = only_copies and any(torch.equal(b[stored], old) for b in same)
+            only_copies = only_copies and any(_same(b[stored], old) for b in same)
             own[stored] = ~old if old.dtype == torch.bool else (old.double() * 1.5 + 1).to(old.dtype)
         return only_copies
 
@@ -296,6 +299,12 @@ class Memory:
             entry.stored += moved
         else:
             entry.atomic += moved
+
+
+def _same(before: torch.Tensor, after: torch.Tensor) -> bool:
+    if not before.is_floating_point():
+        return torch.equal(before, after)
+    return torch.allclose(after.double(), before.double(), rtol=NEARLY, atol=0.0, equal_nan=True)
 
 
 def flat(tensor: torch.Tensor) -> torch.Tensor:

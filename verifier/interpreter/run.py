@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -53,8 +53,8 @@ def interpret_job(payload: Mapping[str, Any], blobs: Mapping[str, bytes], workdi
     launch run, and `d0/out/0` holds the stored elements that the bits of `d0/mask/0` name. Value: {"status": "ok" |
     "failed" | "not_applicable", "code", "reason", "line", "outputs": {prefix: spec}, "mutated": {prefix: [int]},
     "findings", "traffic", "dots", "launches", "configurations", "sampled", "programs", "calls", "without_effect",
-    "only_copies"}. With `spoil` the first
-    draw runs once more, and what kernels store is changed: equal outputs mean that nothing comes of the kernels.
+    "only_copies"}. With `spoil` the first draw runs once more, and what kernels store is changed: equal outputs mean
+    that nothing comes of the kernels. Where they only copy, all draws run once more with other weights.
     """
     torch.set_num_threads(1)
     path = workdir / FILENAME
@@ -98,7 +98,7 @@ class _Run:
                 self._draw(model, initial, draw)
                 self.traffic = self.traffic or self._traffic()
             if self.payload["spoil"] and self.payload["draws"] and not self.coverage:
-                self.without_effect = self._spoiled(model, initial, self.payload["draws"][0])
+                self._look_for_decoys(model, initial, self.payload["draws"])
         except OutOfTime as stop:
             self._stop("not_applicable", "too-slow", f"the interpreter finished {stop}")
         except NotSampled as stop:
@@ -136,23 +136,39 @@ class _Run:
         ]
         self._keep(prefix, output)
 
-    def _spoiled(self, model: Any, initial: dict[str, Tensor], draw: Mapping[str, Any]) -> bool:
-        """Whether the outputs of a draw are the same, bit by bit, when what kernels store is changed."""
-        _restore(model, initial)
+    def _look_for_decoys(self, model: Any, initial: dict[str, Tensor], draws: Sequence[Mapping[str, Any]]) -> None:
+        """Whether the outputs of a draw are the same, bit by bit, when what kernels store is changed, and whether
+        kernels leave everything as it was. A ReLU of positive inputs and a scale that starts at one do that too, so
+        the other draws and other weights must agree.
+        """
+        first, copies = self._spoiled(model, initial, draws[0])
+        prefix = draws[0]["prefix"]
+        self.without_effect = first is not None and all(
+            data == self.blobs.get(f"{prefix}/{name.partition('/')[2]}") for name, data in first.items()
+        )
+        others = {name: t * 1.25 + 0.5 if t.is_floating_point() else t for name, t in initial.items()}
+        self.only_copies = copies and all(self._spoiled(model, others, draw)[1] for draw in draws)
+
+    def _spoiled(
+        self, model: Any, state: dict[str, Tensor], draw: Mapping[str, Any]
+    ) -> tuple[dict[str, bytes] | None, bool]:
+        """Outputs of a run in which what kernels store is changed, None where it raises; and whether each launch stored
+        what was there before.
+        """
+        _restore(model, state)
         values = unpack(draw["inputs"], self.given, f"{draw['prefix']}/in")
         torch.manual_seed(self.payload["init_seed"])
         self.launcher.rotation, self.launcher.spoil = 0, True
-        launches = self.launcher.launches
+        launches, copies = self.launcher.launches, self.launcher.copies
+        made: dict[str, bytes] | None = None
         try:
             with device.CpuAsCuda():
-                output = model(*values)
-            _, made = pack(output, "spoiled/out")
-            self.only_copies = 0 < self.launcher.launches - launches == self.launcher.copies
+                _, made = pack(model(*values), "spoiled/out")
         except (Exception, OutOfTime):  # noqa: BLE001 - sandbox boundary: what a spoiled run raises is an effect
-            return False
+            pass
         finally:
             self.launcher.spoil = False
-        return all(data == self.blobs.get(f"{draw['prefix']}/{name.partition('/')[2]}") for name, data in made.items())
+        return made, 0 < self.launcher.launches - launches == self.launcher.copies - copies
 
     def _keep(self, prefix: str, output: Any) -> None:
         for tensor in leaves(output):

@@ -15,7 +15,7 @@ _FILL = {
 }  # fmt: skip
 _MOVE = {
     "clone", "copy_", "copy", "_to_copy", "cat", "stack", "constant_pad_nd", "repeat", "roll", "flip",
-    "index_select", "slice_scatter", "select_scatter", "as_strided_copy", "view_copy", "permute_copy",
+    "slice_scatter", "select_scatter", "as_strided_copy", "view_copy", "permute_copy",
     "expand_copy",
     "t_copy", "transpose_copy", "slice_copy", "select_copy", "split_copy", "split_with_sizes_copy",
     "unbind_copy",
