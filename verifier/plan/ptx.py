@@ -72,6 +72,25 @@ def defines(text: str, kernel: str) -> bool:
 
 def parameters(text: str, kernel: str) -> tuple[PtxParam, ...] | None:
     """Parameters of an entry in order, None when the text has no such entry or it is too long to follow."""
+    found = _followed(text, kernel)
+    if found is None:
+        return None
+    declared, flow = found
+    return tuple(_finished(flow, i, kind, size) for i, (_, kind, size) in enumerate(declared))
+
+
+def written(text: str, kernel: str) -> tuple[bool, ...] | None:
+    """Whether a kernel stores through each parameter of an entry; None where that cannot be known: addresses go through
+    memory or into functions, or there is no such entry.
+    """
+    found = _followed(text, kernel)
+    if found is None or found[1].unknown or found[1].kept:
+        return None
+    return tuple(i in found[1].stored for i in range(len(found[0])))
+
+
+def _followed(text: str, kernel: str) -> tuple[list[tuple[str, str, int]], _Flow] | None:
+    """The declared parameters of an entry, and where they went."""
     text = ptx_text.plain(text)
     match = next((m for m in _ENTRY.finditer(text) if m.group(1) == kernel), None)
     if match is None:
@@ -82,7 +101,7 @@ def parameters(text: str, kernel: str) -> tuple[PtxParam, ...] | None:
         return None
     flow = _Flow({name: i for i, (name, _, _) in enumerate(declared)}, harmless=_harmless(text))
     _follow(flow, statements)
-    return tuple(_finished(flow, i, kind, size) for i, (_, kind, size) in enumerate(declared))
+    return declared, flow
 
 
 def variables(text: str, kernel: str) -> dict[str, Access]:

@@ -5,11 +5,11 @@ other code. Here a Triton kernel's PTX goes through Triton's own assembler, a ke
 NVRTC. Both are deterministic but for times of files in line tables, which are left out: names of files there come from
 the PTX, NVRTC is given names without a folder.
 
-What this does not cover: whether the TTIR is what the PTX was made of, and the file what the TTIR was made of. The TTIR
-says what the static profile counts, what launches read and write, and whether a kernel only moves data. A forged one
-buys a better estimate where no GPU is, which a forged plan buys as well, or hides a decoy, which an idle multiplication
-hides as well; correctness and measured times rest on the cubin, and the rules for device code on its PTX. Nor does it
-withstand a hole in the assembler or in NVRTC.
+What this does not cover: whether the TTIR is what the PTX was made of, beyond the parameters that are written, and the
+file what the TTIR was made of. The TTIR says what the static profile counts, what launches read and write, and whether
+a kernel only moves data. A forged one buys a better estimate where no GPU is, which a forged plan buys as well, or
+hides a decoy, which an idle multiplication hides as well; correctness and measured times rest on the cubin, and the
+rules for device code on its PTX. Nor does it withstand a hole in the assembler or in NVRTC.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import make_backend
 
 from verifier.plan import elf, nvrtc
+from verifier.plan import ptx as ptx_reader
+from verifier.plan.abi_sizes import SCRATCH
 from verifier.plan.cuda_options import header_options
 from verifier.plan.schema import KernelImage
 from verifier.plan.textutil import clip
@@ -96,8 +98,22 @@ def _problem(image: KernelImage, blobs: Mapping[str, bytes], target: Target) -> 
         return clip(f"it cannot be built again: {type(failure).__name__}: {failure}", 600)
     if ptx != blobs[f"{image.ptx}.ptx"]:
         return "its PTX is not what its source compiles to"
-    same = elf.same_code(cubin, blobs[f"{image.cubin}.cubin"])
-    return "" if same else f"its machine code is not what its {_FROM[image.language]}"
+    if not elf.same_code(cubin, blobs[f"{image.cubin}.cubin"]):
+        return f"its machine code is not what its {_FROM[image.language]}"
+    return "" if image.language == "cuda" else _hidden_store(image, ptx.decode())
+
+
+def _hidden_store(image: KernelImage, text: str) -> str:
+    """A store of the PTX that the TTIR does not tell of, as one sentence. Not looked for where a parameter is made of
+    several.
+    """
+    written = ptx_reader.written(text, image.name)
+    if written is None or len(written) != len(image.params) + len(SCRATCH):
+        return ""
+    for param, stored in zip(image.params, written, strict=False):
+        if stored and param.type.startswith("*") and param.access not in ("store", "both"):
+            return f"its PTX stores through `{param.name}`, its TTIR does not"
+    return ""
 
 
 _FROM = {"cuda": "source compiles to", "triton": "PTX assembles to"}
