@@ -8,10 +8,14 @@ process; `agreement.py` compares two of them.
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import inspect
+import textwrap
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -64,11 +68,11 @@ class CallLog(TorchFunctionMode):
             self.add({"op": str(getattr(func, "__name__", func))[:100]})
         return result
 
-    def launch(self, function: Any, grid: Iterable[int], arguments: Mapping[str, Any]) -> None:
-        """A launch of the Python function behind a kernel; `arguments` as the kernel was called."""
+    def launch(self, kernel: Any, grid: Iterable[int], arguments: Mapping[str, Any]) -> None:
+        """A launch of a kernel: Triton's JIT function, or the Python function behind it, with its `arguments`."""
         way = {"grid": [int(n) for n in grid], "scalars": _scalars(arguments)}
-        name = str(getattr(function, "__name__", "?"))[:200]
-        self.add({"launch": name, "code": fingerprint(function), "ways": [way], "free": []})
+        name = str(getattr(kernel, "__name__", "?"))[:200]
+        self.add({"launch": name, "code": fingerprint(kernel), "ways": [way], "free": []})
 
     def mark(self) -> int:
         return len(self.calls[-1]) if self._active else 0
@@ -117,30 +121,64 @@ def _text(value: Any) -> str | None:
     return None
 
 
-def fingerprint(function: Any) -> str:
-    """SHA-256 of a kernel's byte code, constants, referenced plain globals and device functions."""
+def fingerprint(kernel: Any) -> str:
+    """SHA-256 of a kernel's text, referenced plain globals, device functions and byte code of other functions.
+
+    Triton and its interpreter compile texts, which a function's byte code need not be that of.
+    """
     digest = hashlib.sha256()
-    _feed(digest, function, set(), 0)
+    _feed(digest, kernel, set(), 0, jit=True)
     return digest.hexdigest()
 
 
-def _feed(digest: Any, function: Any, seen: set[int], depth: int) -> None:
-    code = getattr(function, "__code__", None)
-    if code is None or id(code) in seen or depth > _DEPTH:
+def _feed(digest: Any, kernel: Any, seen: set[int], depth: int, *, jit: bool) -> None:
+    function = kernel if isinstance(kernel, types.FunctionType) else kernel.fn
+    if id(function) in seen or depth > _DEPTH:
         return
-    seen.add(id(code))
-    names = _feed_code(digest, code)
-    outer = dict(zip(code.co_freevars, function.__closure__ or (), strict=True))
+    seen.add(id(function))
+    text = _source(kernel, function) if jit else None
+    if text is None:
+        names = _feed_code(digest, function.__code__)
+    else:
+        shape, names = _parsed(text)
+        digest.update(shape.encode())
+    outer = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
     space = function.__globals__
     for name in names:
         value = outer[name].cell_contents if name in outer else space.get(name)
-        inner = getattr(value, "fn", None)
-        if isinstance(inner, types.FunctionType):
-            _feed(digest, inner, seen, depth + 1)
-        elif isinstance(value, types.FunctionType):
-            _feed(digest, value, seen, depth + 1)
+        if isinstance(value, types.FunctionType):
+            _feed(digest, value, seen, depth + 1, jit=False)
+        elif isinstance(getattr(value, "fn", None), types.FunctionType):
+            _feed(digest, value, seen, depth + 1, jit=True)
         elif (text := _text(value)) is not None:
             digest.update(f"{name}={text};".encode())
+
+
+def _source(kernel: Any, function: types.FunctionType) -> str | None:
+    """What is compiled of a kernel: the text that Triton keeps of it, or the interpreter reads anew."""
+    kept = getattr(kernel, "src", None)
+    return kept if isinstance(kept, str) else _written(function)
+
+
+@cache
+def _written(function: types.FunctionType) -> str | None:
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):
+        return None
+
+
+@cache
+def _parsed(text: str) -> tuple[str, tuple[str, ...]]:
+    """The syntax of a function without decorators, lines and the indentation of its texts; and the names in it."""
+    (function,) = ast.parse(textwrap.dedent(text)).body
+    assert isinstance(function, ast.FunctionDef)
+    function.decorator_list = []
+    nodes = list(ast.walk(function))
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            node.value = " ".join(node.value.split())
+    return ast.dump(function), tuple(dict.fromkeys(node.id for node in nodes if isinstance(node, ast.Name)))
 
 
 def _feed_code(digest: Any, code: types.CodeType) -> list[str]:

@@ -194,7 +194,7 @@ def _launcher(target: Target, recorder: Recorder, kernels: Kernels) -> type:
                 enter(launch_metadata)
             named = dict(zip(self._src.signature, args, strict=True))
             if hasattr(self._src, "fn"):
-                recorder.log.launch(self._src.fn.fn, grid, named)
+                recorder.log.launch(self._src.fn, grid, named)
             if launched:
                 recorder.append(_launch_step(recorder, key, image, grid, abi.flatten(self._src, args)))
             if leave is not None:

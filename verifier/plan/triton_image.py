@@ -29,13 +29,16 @@ def check(found: str, image: KernelImage, cubin: bytes, text: str, assembly: str
 
     Raises ValueError with one sentence.
     """
+    facts = cuda_abi.read_facts(cubin, image.name)
+    threads = image.num_warps * target.warp_size
     kinds = [p.type for p in image.params]
     ranks = [abi_sizes.rank_of(k) for k in kinds if k.startswith("tensordesc")]
     maps = [len(m.block_size) for m in image.tensor_descriptors]
     problems = {
         "its key does not match": found != key(image.model_dump(mode="json")),
         "it has a block of its own": image.block is not None or image.cluster is not None,
-        f"{image.num_warps} warps are too many": image.num_warps * target.warp_size > target.threads_per_block,
+        f"{image.num_warps} warps are too many": threads > target.threads_per_block,
+        f"it is built for {facts.max_threads} threads": facts.max_threads not in (None, threads),
         f"{image.shared} bytes of shared memory are too many": image.shared > target.shared_per_block,
         "the cubin is not an ELF file": not elf.sections(cubin),
         "its PTX does not define it": not ptx.defines(assembly, image.name),
@@ -50,6 +53,6 @@ def check(found: str, image: KernelImage, cubin: bytes, text: str, assembly: str
     for problem, present in problems.items():
         if present:
             raise ValueError(problem)
-    sizes = list(cuda_abi.read_facts(cubin, image.name).sizes)
+    sizes = list(facts.sizes)
     if sizes not in [abi_sizes.block_sizes(kinds, bool(maps), flags) for flags in (1, 2)]:
         raise ValueError(f"the cubin takes parameters of {sizes} bytes, its types need others")

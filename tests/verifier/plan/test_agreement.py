@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import triton
 
 from verifier.plan.agreement import difference, read_calls
 from verifier.plan.calllog import CallLog, fingerprint
@@ -69,6 +70,39 @@ def test_fingerprints_follow_globals_and_helpers() -> None:
     assert fingerprint(kernel_of(1.0, "v + 1")) == one
     assert fingerprint(kernel_of(2.0, "v + 1")) != one
     assert fingerprint(kernel_of(1.0, "v - 1")) != one
+
+
+def test_the_text_of_a_kernel_counts_as_that_of_its_function_does_until_it_is_changed() -> None:
+    kernel = _nested(3)
+    one = fingerprint(kernel)
+    assert fingerprint(kernel.fn) == one != fingerprint(_nested(4))
+    kernel.fn.__code__ = _nested(4).fn.__code__
+    assert fingerprint(kernel) == one
+    kernel._unsafe_update_src(kernel.src.replace("+ half", "- half"))
+    assert fingerprint(kernel.fn) == one != fingerprint(kernel)
+
+
+def _nested(half: int) -> Any:
+    if half:
+
+        @triton.jit
+        def kernel(
+            x,
+            n=(lambda: 2)(),  # noqa: B008
+        ):
+            """Two lines,
+
+            indented."""
+            for i in range(n):
+                if x > i:
+                    pass
+            return (
+                x + half,
+                """
+                text""",
+            )
+
+    return kernel
 
 
 def test_a_log_keeps_two_calls_and_leaves_out_what_is_paused() -> None:
