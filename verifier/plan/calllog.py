@@ -137,11 +137,7 @@ def _feed(digest: Any, kernel: Any, seen: set[int], depth: int, *, jit: bool) ->
         return
     seen.add(id(function))
     text = _source(kernel, function) if jit else None
-    if text is None:
-        names = _feed_code(digest, function.__code__)
-    else:
-        shape, names = _parsed(text)
-        digest.update(shape.encode())
+    names = _feed_code(digest, function.__code__) if text is None else _feed_text(digest, text)
     outer = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
     space = function.__globals__
     for name in names:
@@ -179,6 +175,12 @@ def _parsed(text: str) -> tuple[str, tuple[str, ...]]:
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             node.value = " ".join(node.value.split())
     return ast.dump(function), tuple(dict.fromkeys(node.id for node in nodes if isinstance(node, ast.Name)))
+
+
+def _feed_text(digest: Any, text: str) -> list[str]:
+    shape, names = _parsed(text)
+    digest.update(shape.encode())
+    return list(names)
 
 
 def _feed_code(digest: Any, code: types.CodeType) -> list[str]:
