@@ -123,6 +123,22 @@ def test_code_that_its_source_does_not_compile_to_is_refused(judge: Judge, how: 
     assert "its source compiles to" in verdict.reason
 
 
+def test_options_may_have_their_values_in_words_of_their_own(judge: Judge) -> None:
+    source = """import cupy, torch
+from torch import nn
+CODE = 'extern "C" __global__ void k(const float* x, const float* y, float* o, int n) { int i = blockIdx.x * 96 + '
+CODE += 'threadIdx.x; if (i < n) o[i] = x[i] * TWO + y[i]; }'
+WORDS = ("-D", "TWO=2.0f", "-Xptxas", "-O2", "--maxrregcount", "64", "-std=c++17", "--use_fast_math")
+kernel = cupy.RawKernel(CODE, "k", WORDS)
+class ModelNew(nn.Module):
+    def forward(self, x, y):
+        o = torch.empty_like(x)
+        kernel(((x.numel() + 95) // 96,), (96,), (x.data_ptr(), y.data_ptr(), o.data_ptr(), x.numel()))
+        return o
+"""
+    assert judge.judge(Candidate(source=source)).status is Status.UNTESTED
+
+
 def test_an_option_that_brings_in_code_from_elsewhere_is_refused(judge: Judge) -> None:
     made = CUDA_CORE.replace('arch="sm_90a"', 'arch="sm_90a", ptxas_options="--options-file=more.txt"')
     verdict = judge.judge(Candidate(source="open('more.txt', 'w').write('-O3')\n" + made))

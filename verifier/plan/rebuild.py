@@ -18,7 +18,7 @@ import contextlib
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,13 @@ _COMPILER = re.compile(
     r"|-default-device|--?device-as-default-execution-space|--?device-float128|--?minimal|--?no-source-include"
     r"|(?:-D|-U|-I|--(?:define-macro|undefine-macro|include-path|pre-include)=).+|--?maxrregcount=\d+"
     r"|--?diag-(?:error|suppress|warn)=.+|--?optimization-info=\w+|--?no-display-error-number|--?brief-diagnostics=\w+"
+    r"|--?dopt(?:=on|=off)?|-Ofc=\w+|--ofast-compile=\w+"
 )
-_PASSED_ON = re.compile(r"--ptxas-options=(.*)|-Xptxas=(.*)")
+_PASSED_ON = re.compile(r"(?:--ptxas-options|-Xptxas)=(.*)")
+_IN_TWO = re.compile(
+    r"-D|-U|-I|-Xptxas|--(?:ptxas-options|define-macro|undefine-macro|include-path)|--?(?:maxrregcount|std)"
+)
+"""Options whose value may be a word of its own."""
 
 
 def note(source: str, name: str, options: Iterable[str], names: Iterable[str]) -> bytes:
@@ -134,13 +139,24 @@ def _compiled(image: KernelImage, blobs: Mapping[str, bytes], target: Target) ->
     """Cubin and PTX of a kernel of CUDA C++."""
     program = json.loads(blobs[f"{image.source}.cu"])
     options, names = ([str(word) for word in program[part]] for part in ("options", "names"))
-    passed_on = [(m[1] or m[2] or "").split(",") for o in options if (m := _PASSED_ON.fullmatch(o))]
-    _allow([o for o in options if not _PASSED_ON.fullmatch(o)], _COMPILER)
-    _allow([word for words in passed_on for word in words], _ASSEMBLER)
+    words = _joined(options)
+    _allow([o for o in words if not _PASSED_ON.fullmatch(o)], _COMPILER)
+    _allow([word for o in words if (m := _PASSED_ON.fullmatch(o)) for word in re.split("[, ]", m[1])], _ASSEMBLER)
     made = nvrtc.load().compile(
         str(program["source"]), name=str(program["name"]), options=[*options, *header_options()], names=names
     )
     return made.cubin, made.ptx.encode()
+
+
+def _joined(options: Sequence[str]) -> list[str]:
+    """Options with their values in one word."""
+    words: list[str] = []
+    for option in options:
+        if words and _IN_TWO.fullmatch(words[-1]):
+            words[-1] += option if len(words[-1]) == 2 else f"={option}"
+        else:
+            words.append(option)
+    return words
 
 
 def _allow(words: Iterable[str], known: re.Pattern[str]) -> None:
