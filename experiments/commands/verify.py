@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.commands import flags
+
+if TYPE_CHECKING:
+    from verifier.interpreter.gate import Zygotes
 
 HELP = "judge one candidate file"
 
@@ -24,7 +28,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     flags.judging(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, zygotes: Zygotes | None = None) -> int:
+    """`zygotes` are warm servers; without them it starts its own."""
     from experiments.api import verify
     from experiments.live import warn
 
@@ -36,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
         target=args.target,
         gpus=args.gpus,
         deep=args.deep,
+        zygotes=zygotes,
         warn=warn,
     )
     if args.json:

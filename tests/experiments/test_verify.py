@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from experiments import verify
-from experiments.cli import main
+from experiments.cli import main, parser
+from experiments.commands import verify as command
 from experiments.tables import print_verdict
 from verifier.errors import UsageError
 from verifier.interpreter.gate import Zygotes
@@ -23,8 +24,11 @@ def file(tmp_path: Path, correct: str) -> Path:
     return path
 
 
-def test_correct_is_exit_0_and_json(problem_file: Path, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["verify", str(problem_file), str(file), "--json", "--seed", "1"]) == 0
+def test_correct_is_exit_0_and_json(
+    problem_file: Path, file: Path, zygotes: Zygotes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = parser().parse_args(["verify", str(problem_file), str(file), "--json", "--seed", "1"])
+    assert command.run(args, zygotes) == 0
     verdict = json.loads(capsys.readouterr().out)
     assert verdict["status"] == "correct"
     assert Verdict.model_validate(verdict).ok
@@ -33,6 +37,7 @@ def test_correct_is_exit_0_and_json(problem_file: Path, file: Path, capsys: pyte
 def test_wrong_is_exit_1_and_a_table(
     problem_file: Path, file: Path, correct: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Whole, with servers of its own."""
     file.write_text(correct.replace("* 2.0", "* 2.5"))
     assert main(["verify", str(problem_file), str(file)]) == 1
     shown = capsys.readouterr().out
