@@ -42,7 +42,8 @@ def live_limits(seconds: float) -> Limits:
 
 def builder() -> Zygote:
     """The server whose jobs build the native code of live files: a contestant's compilers, and no GPU."""
-    return Zygote(preload=("torch", "verifier.gpu.native"), environ=_environ({}), builds=True)
+    hidden = {**_environ({}), "CUDA_VISIBLE_DEVICES": ""}  # the server's own process could find one
+    return Zygote(preload=("torch", "verifier.gpu.native"), environ=hidden, builds=True)
 
 
 class NoContestant(InfrastructureError):

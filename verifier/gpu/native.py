@@ -16,8 +16,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch.utils import cpp_extension
-
 from verifier.sandbox import wire
 from verifier.specs import rebuild
 
@@ -67,6 +65,8 @@ def take(built: bytes) -> None:
     """Puts what `build_job` left into the current folder. torch's builder takes it as it is, unless a source or a
     command is another one by then: what it writes before it builds is compared, not its time.
     """
+    from torch.utils import cpp_extension  # looks for a GPU, which no process may that is forked later
+
     header, files = wire.unpack(built)
     os.environ[_ARCHITECTURES] = str(header["architectures"])
     held = {Path.cwd() / name: data for name, data in files.items()}

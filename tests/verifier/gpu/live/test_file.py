@@ -44,7 +44,8 @@ def test_a_file_that_is_slower_than_its_plan(ran: Ran) -> None:
 @pytest.mark.parametrize(
     ("file_us", "plan_us", "calls", "half_width", "within"),
     [(1030, 1000, 1, 0.0, False), (1030, 1000, 1, 0.02, True), (1015, 1000, 1, 0.0, True), (25, 10, 1, 0.0, True),
-     (10.3, 10, 500, 0.0, False), (10.1, 10, 500, 0.0, True), (9.5, 10, 500, 0.0, False)],
+     (10.3, 10, 500, 0.0, False), (10.1, 10, 500, 0.0, True), (9.5, 10, 500, 0.0, False), (6, 4, 500, 0.0, True),
+     (10, 4, 500, 0.0, False)],
 )  # fmt: skip
 def test_a_file_takes_its_plans_time_or_not(
     file_us: float, plan_us: float, calls: int, half_width: float, within: bool
