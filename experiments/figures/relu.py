@@ -84,7 +84,8 @@ def _harness(checkout: Path, problem: Problem, source: str, clock: Clock) -> Row
         raise UsageError(f"{checkout} holds no package `kernelbench`")
     say("KernelBench's harness, 5 correctness and 100 timed trials")
     given = json.dumps({"problem": problem.source, "candidate": source})
-    environ = {**os.environ, "PYTHONPATH": f"{root.resolve()}:{Path(__file__).parents[2]}"}
+    places = (str(root.resolve()), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", ""))
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
     seconds = min(HARNESS_SECONDS, max(clock.left, 1.0))
     try:
         done = subprocess.run(
