@@ -125,7 +125,8 @@ class _Run:
             _load_state(model, unpack(draw["state"], self.given, f"{prefix}/state"))
         values = unpack(draw["inputs"], self.given, f"{prefix}/in")
         torch.manual_seed(self.payload["init_seed"])
-        with device.CpuAsCuda(self.coverage.library if self.coverage else None), self.launcher.log.call():
+        logged = self.launcher.log.call(list(leaves(values)), model)
+        with device.CpuAsCuda(self.coverage.library if self.coverage else None), logged:
             output = model(*values)
         if self.launcher.errors:
             raise self.launcher.errors[0]

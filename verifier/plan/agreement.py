@@ -1,9 +1,9 @@
 """Does a file do the same when it is traced as when it is tested?
 
-The plan comes from a process with fake tensors, the numbers from one with Triton's interpreter. A file that
-tells them apart could show an honest kernel to one and another to the other. So the tested workload is traced
-as well, and both lists of what `forward` did must agree: the same torch functions, the same kernels by text
-and globals, the same grids and scalars (`calllog.py`). What the timed plan launches must be what was tested.
+The plan comes from a process with fake tensors, the numbers from one with Triton's interpreter. A file that tells them
+apart could show an honest kernel to one and another to the other. So the tested workload is traced as well, and both
+lists of what `forward` did must agree: the same torch functions, the same kernels by text and globals, the same grids,
+constants, and inputs and weights behind pointers (`calllog.py`). What the timed plan launches must be what was tested.
 
 What it cannot find: a file that forges a list inside its own process, and Python that Triton runs while it
 compiles a kernel (`constexpr_function`). The replay on a GPU, and the run of the file itself before it is
@@ -30,7 +30,7 @@ class _Part(BaseModel):
 
 
 class Way(_Part):
-    """One launch of a kernel: grid and scalars by parameter name."""
+    """One launch of a kernel: grid, and by parameter name scalars, constants and what pointers point to."""
 
     grid: Annotated[list[int], Field(min_length=3, max_length=3)]
     scalars: Annotated[dict[Text, Text], Field(max_length=1024)]
@@ -80,7 +80,8 @@ def _differ(plan: Op | Launch, test: Op | Launch) -> str | None:
         if plan.code != test.code:
             return f"launches `{plan.launch}` with another text or other globals when it is traced than when tested"
         if not any(_fits(way, plan) for way in test.ways):
-            return f"launches `{plan.launch}` with {_ways(plan)} when it is traced and {_ways(test)} when it is tested"
+            traced, tested = _way(plan, test), _way(test, plan)
+            return f"launches `{plan.launch}` with {traced} when it is traced and {tested} when it is tested"
         return None
     if plan == test:
         return None
@@ -100,10 +101,11 @@ def _name(event: Op | Launch) -> str:
     return f"a launch of `{event.launch}`" if isinstance(event, Launch) else f"`torch.{event.op}`"
 
 
-def _ways(event: Launch) -> str:
-    way = event.ways[0]
-    scalars = ", ".join(f"{k}={v}" for k, v in way.scalars.items())
-    return clip(f"grid {tuple(way.grid)} ({scalars})", 200)
+def _way(event: Launch, other: Launch) -> str:
+    """Grid and the arguments that differ."""
+    way, against = event.ways[0], other.ways[0].scalars
+    unlike = ", ".join(f"{k}={v}" for k, v in way.scalars.items() if against.get(k) != v)
+    return clip(f"grid {tuple(way.grid)} ({unlike})", 200)
 
 
 def untested(

@@ -39,20 +39,25 @@ class CallLog(TorchFunctionMode):
         self.calls: list[list[Event]] = []
         self.paused = 0
         self._active = False
+        self._known: list[tuple[str, torch.Tensor]] = []
+        """Inputs of the call that runs and weights before it, by what they are called in both processes."""
 
     @contextmanager
-    def call(self) -> Iterator[None]:
+    def call(self, inputs: Iterable[torch.Tensor] = (), model: torch.nn.Module | None = None) -> Iterator[None]:
         """One call of `forward`. Later ones than CALLS are not kept."""
         if len(self.calls) >= CALLS:
             yield
             return
         self.calls.append([])
+        weights = [*model.named_parameters(), *model.named_buffers()] if model is not None else []
+        self._known = [*((f"input {i}", t) for i, t in enumerate(inputs)), *weights]
         self._active = True
         try:
             with self:
                 yield
         finally:
             self._active = False
+            self._known = []
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -70,9 +75,35 @@ class CallLog(TorchFunctionMode):
 
     def launch(self, kernel: Any, grid: Iterable[int], arguments: Mapping[str, Any]) -> None:
         """A launch of a kernel: Triton's JIT function, or the Python function behind it, with its `arguments`."""
-        way = {"grid": [int(n) for n in grid], "scalars": _scalars(arguments)}
+        way = {"grid": [int(n) for n in grid], "scalars": self._texts(arguments)}
         name = str(getattr(kernel, "__name__", "?"))[:200]
         self.add({"launch": name, "code": fingerprint(kernel), "ways": [way], "free": []})
+
+    def _texts(self, arguments: Mapping[str, Any]) -> dict[str, str]:
+        """Scalars by parameter, and what the pointers point to."""
+        found: dict[str, str] = {}
+        storages: list[int] = []
+        for name, value in arguments.items():
+            items = value if isinstance(value, tuple | list) else (value,)
+            for i, item in enumerate(items):
+                tensor = item if isinstance(item, torch.Tensor) else getattr(item, "base", None)
+                if isinstance(tensor, torch.Tensor):
+                    storages.append(_storage(tensor))
+                    text: str | None = f"{self._named(tensor)} (storage {storages.index(storages[-1])})"
+                else:
+                    text = self._addressed(item) if type(item) is int and item >= _ADDRESS else _text(item)
+                if text is not None:
+                    found[f"{name}.{i}" if isinstance(value, tuple | list) else name] = text
+        return found
+
+    def _named(self, tensor: torch.Tensor) -> str:
+        storage = _storage(tensor)
+        label = next((label for label, known in self._known if _storage(known) == storage), "a tensor")
+        return f"{label[:60]} of {tuple(map(int, tensor.shape))} {tensor.dtype}"[:180]
+
+    def _addressed(self, address: int) -> str:
+        spans = ((label, t.data_ptr(), t.numel() * t.element_size()) for label, t in self._known)
+        return next((label[:60] for label, start, size in spans if start <= address < start + size), "address")
 
     def mark(self) -> int:
         return len(self.calls[-1]) if self._active else 0
@@ -101,21 +132,19 @@ def _has_tensor(result: Any) -> bool:
     return any(isinstance(item, torch.Tensor) for item in items)
 
 
-def _scalars(arguments: Mapping[str, Any]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name, value in arguments.items():
-        items = value if isinstance(value, tuple | list) else (value,)
-        for i, item in enumerate(items):
-            if (text := _text(item)) is not None:
-                found[f"{name}.{i}" if isinstance(value, tuple | list) else name] = text
-    return found
+def _storage(tensor: torch.Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _text(value: Any) -> str | None:
-    """A scalar as text that is the same in both processes; None for pointers and what has no such text."""
+    """A constant as text that is the same in both processes; None for what has no such text."""
     value = getattr(value, "value", value) if type(value).__name__ == "constexpr" else value
-    if isinstance(value, bool | float | str):
+    if value is None or isinstance(value, bool | float | str):
         return repr(value)[:200]
+    if type(value).__module__.startswith("triton.language") and type(value).__name__.endswith("dtype"):
+        return str(value)[:200]
+    if isinstance(getattr(value, "fn", None), types.FunctionType):
+        return fingerprint(value)
     if isinstance(value, int):
         return "address" if value >= _ADDRESS else repr(value)
     return None
@@ -141,13 +170,24 @@ def _feed(digest: Any, kernel: Any, seen: set[int], depth: int, *, jit: bool) ->
     outer = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
     space = function.__globals__
     for name in names:
-        value = outer[name].cell_contents if name in outer else space.get(name)
+        value = _reached(name, outer, space)
         if isinstance(value, types.FunctionType):
             _feed(digest, value, seen, depth + 1, jit=False)
         elif isinstance(getattr(value, "fn", None), types.FunctionType):
             _feed(digest, value, seen, depth + 1, jit=True)
         elif (text := _text(value)) is not None:
             digest.update(f"{name}={text};".encode())
+
+
+def _reached(name: str, outer: Mapping[str, Any], space: Mapping[str, Any]) -> Any:
+    """The object behind a dotted name; None for what lies in Triton, which is another one in the interpreter."""
+    first, *rest = name.split(".")
+    value = outer[first].cell_contents if first in outer else space.get(first)
+    for part in rest:
+        if isinstance(value, types.ModuleType) and value.__name__.split(".")[0] == "triton":
+            return None
+        value = getattr(value, part, None)
+    return value
 
 
 def _source(kernel: Any, function: types.FunctionType) -> str | None:
@@ -174,7 +214,15 @@ def _parsed(text: str) -> tuple[str, tuple[str, ...]]:
     for node in nodes:
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             node.value = " ".join(node.value.split())
-    return ast.dump(function), tuple(dict.fromkeys(node.id for node in nodes if isinstance(node, ast.Name)))
+    dotted = [ast.unparse(node) for node in nodes if isinstance(node, ast.Name) or _is_chain(node)]
+    return ast.dump(function), tuple(dict.fromkeys(dotted))
+
+
+def _is_chain(node: ast.AST) -> bool:
+    """`a.b.c`"""
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return isinstance(node, ast.Name)
 
 
 def _feed_text(digest: Any, text: str) -> list[str]:

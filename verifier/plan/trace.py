@@ -189,7 +189,7 @@ def _forward(
     recorder: Recorder, model: torch.nn.Module, workload: dict[str, Any], origin: str
 ) -> tuple[list[torch.Tensor], Any]:
     arguments = [_argument(recorder, spec, origin) for spec in workload["inputs"]]
-    with recorder.log.call() if workload.get("log") else nullcontext():
+    with recorder.log.call(list(leaves(arguments)), model) if workload.get("log") else nullcontext():
         output = model(*arguments)
     return list(leaves(arguments)), output
 
