@@ -164,6 +164,11 @@ class CudaDevice:
         if torch.cuda.mem_get_info()[0] < nbytes + _SPARE:
             self.trim()
 
+    def tidy(self, nbytes: int = 0) -> None:
+        free, total = torch.cuda.mem_get_info()
+        if free < max(nbytes + _SPARE, total // 2):
+            self.trim()
+
     def trim(self) -> None:
         self._flush = None
         torch.cuda.empty_cache()

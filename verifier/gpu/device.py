@@ -124,6 +124,11 @@ class Device(Protocol):
         """Trims where less than `nbytes` could be had by another process."""
         ...
 
+    def tidy(self, nbytes: int = 0) -> None:
+        """Trims where less than `nbytes`, or less than half of the device, could be had by another process: to take
+        gigabytes anew costs milliseconds."""
+        ...
+
     def trim(self) -> None:
         """Gives back memory that torch keeps for later."""
         ...

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
 from verifier.gpu.device import Capturable
+
+
+@cache
+def _side_stream() -> torch.cuda.Stream:
+    """Of all captures of this process."""
+    return torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
 
 class CapturedProgram:
@@ -18,8 +26,14 @@ class CapturedProgram:
     def __init__(self, program: Capturable) -> None:
         program.restore()
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self.outputs: list[Tensor] = program.forward()
+        self.outputs: list[Tensor] = []
+        torch.cuda.synchronize()  # torch.cuda.graph would also give back all memory that torch keeps
+        with torch.cuda.stream(_side_stream()):
+            self._graph.capture_begin()
+            try:
+                self.outputs = program.forward()
+            finally:
+                self._graph.capture_end()
 
     def replay(self) -> None:
         """One call of forward; state that forward changes is not restored."""

@@ -106,6 +106,9 @@ class HostDevice:
     def make_room(self, nbytes: int) -> None:
         return None
 
+    def tidy(self, nbytes: int = 0) -> None:
+        return None
+
     def trim(self) -> None:
         return None
 

@@ -135,11 +135,13 @@ class Judge:
             self._visits += 1
             if work.lost or self._visits % _COLLECT_EVERY == 0:
                 gc.collect()
-            self._device.trim()
+            self._device.tidy()
 
     def _work(self, request: Request, blobs: dict[str, bytes]) -> _Visit:
         if self._link is None or (request.path != "plan" and self._contestant is None):
             raise RuntimeError("a visit without a process for the candidate")
+        if request.path != "plan":
+            self._device.trim()  # nobody knows what the candidate's process will need
         if self._contestant is None or request.path == "plan":
             return _Visit(self._device, self._references, self._plans, self._link, request, blobs)
         work = _LiveVisit(self._device, self._references, self._plans, self._contestant, request, blobs)

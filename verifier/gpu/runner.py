@@ -34,8 +34,11 @@ from verifier.plan.schema import Plan
 
 _GRAPHS_SHARE = 8
 """Graphs of several alternatives are kept side by side where so many times their memory is free."""
-_PLANS = 2
+_PLANS = 4
+"""Plans that a runner keeps as read: those of the last candidates and of their base."""
 _OF_A_PLAN = (ReplayError, CudaError, RuntimeError, MemoryError, ValueError, NotImplementedError)
+_PLACED_BYTES = 1 << 20
+"""Memory for which it matters where it lies."""
 _UNSUPPORTED = frozenset({209, 222, 223})
 """No binary for this GPU, a version of PTX that the driver does not know, no compilation by the driver."""
 
@@ -94,7 +97,7 @@ class _Program:
         if self.known.get(self.choice, True):
             self.last = []
             self.replayer.begin()
-            device.trim()
+            device.tidy(sum(s.bytes for s in self.replayer.program.storages))
             self.graph = device.capture(self.replayer)
             self.known[self.choice] = self.graph is not None
             if self.graph is not None:
@@ -127,6 +130,10 @@ class _Program:
     def close(self) -> None:
         self.release()
         self.replayer.close()
+
+    def kept_bytes(self) -> int:
+        """Of weights and of all else that it holds from call to call, inputs aside."""
+        return sum(s.bytes for s in self.replayer.program.storages if s.origin not in ("input", "forward"))
 
     def release(self) -> None:
         """Gives up all memory."""
@@ -260,11 +267,13 @@ class Runner(Answering[_Program]):
         return Call(lambda: program.prepare(fresh, key), program.call, program.give if give else _nothing)
 
     def _release(self, message: Message, turn: int) -> Reply:
-        """Gives the programs' memory back; blocks stay mapped."""
+        """Gives the programs' memory back; blocks stay mapped. What a graph makes lies elsewhere in the next one. What
+        outlives a call would lie where it lay, if torch kept that memory."""
         self._device.synchronize()
         for program in self._programs.values():
             program.release()
-        self._device.trim()
+        kept = any(program.kept_bytes() > _PLACED_BYTES for program in self._programs.values())
+        (self._device.trim if kept else self._device.tidy)()
         return Reply(turn=turn)
 
 
