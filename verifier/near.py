@@ -17,6 +17,7 @@ near is compared in full.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -91,14 +92,25 @@ class Near:
 def same_bytes(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors of one shape and dtype have equal bytes in row-major order."""
     one, two = (t.reshape(-1).view(torch.uint8) for t in (a, b))
-    if not torch.equal(one[:_GLANCE], two[:_GLANCE]):
-        return False
+    return torch.equal(one[:_GLANCE], two[:_GLANCE]) and all_same([(a, b)])[0]
+
+
+def all_same(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[bool]:
+    """`same_bytes` of each pair, for those that are equal as a rule: the device is waited for once."""
+    flags = [_differ(*(t.reshape(-1).view(torch.uint8) for t in pair)) for pair in pairs]
+    return [not differ for differ in torch.stack(flags).tolist()] if flags else []
+
+
+def _differ(one: Tensor, two: Tensor) -> Tensor:
+    """Whether any byte does, a bool where the tensors are."""
     if any(t.data_ptr() % 8 or t.storage_offset() % 8 for t in (one, two)):
-        return torch.equal(one, two)
+        return (one != two).any()
     words = one.numel() // 8 * 8
     wide = [t[:words].view(torch.int64) for t in (one, two)]
-    differ = [(wide[0][s : s + PART] != wide[1][s : s + PART]).any() for s in range(0, words // 8, PART)]
-    return torch.equal(one[words:], two[words:]) and not (differ and bool(torch.stack(differ).any()))
+    found = [(wide[0][s : s + PART] != wide[1][s : s + PART]).any() for s in range(0, words // 8, PART)]
+    if words < one.numel() or not found:
+        found.append((one[words:] != two[words:]).any())
+    return found[0] if len(found) == 1 else torch.stack(found).any()
 
 
 def _wide(t: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from verifier.gpu.link import Link, RunnerFailed
 from verifier.gpu.references import References
 from verifier.gpu.slots import Arena, Place, want_dense, want_tensor, want_values
 from verifier.interpreter.compare import compare_values, quick_values
-from verifier.near import same_bytes
+from verifier.near import all_same, same_bytes
 from verifier.plan.schema import Plan, Program
 from verifier.reference import Expected, Reference, Skip
 from verifier.specs import dtype_name, leaves, span
@@ -148,8 +148,9 @@ class Slots:
 
     def changed(self, values: list[Any]) -> list[int]:
         """Numbers of the inputs that no longer hold what was written."""
-        pairs = enumerate(zip(self.inputs.views, leaves(values), strict=True))
-        return [i for i, (slot, tensor) in pairs if not same_bytes(_flat(slot), _flat(tensor))]
+        pairs = zip(self.inputs.views, leaves(values), strict=True)
+        same = all_same([(_flat(slot), _flat(tensor)) for slot, tensor in pairs])
+        return [i for i, alike in enumerate(same) if not alike]
 
     def close(self) -> None:
         for arena in self.arenas:

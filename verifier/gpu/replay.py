@@ -25,6 +25,8 @@ from verifier.plan.schema import Alternative, AtenStep, Generator, KernelImage, 
 Step = AtenStep | LaunchStep
 _KEPT = ("input", "parameter", "constant", "setup", "scratch", "earlier_input")
 """Origins of storages that live from one run to the next."""
+MOST_MADE = 1 << 20
+"""Bytes of what a set-up made that are kept on the host."""
 GUARDED_BYTES = 1 << 28
 """Of the largest allocation that is made twice while a plan is checked, to have guards around it."""
 
@@ -49,6 +51,7 @@ class Replayer:
         self._choice: Mapping[int, int] = {}
         self._saved: dict[int, Tensor] = {}
         self._random: list[Tensor] = []
+        self._made: dict[int, Tensor] | None = None
         self._flags: int | None = None
         self._dying = self._last_uses()
 
@@ -96,7 +99,8 @@ class Replayer:
     def setup(self, seed: int = 0) -> None:
         """Constants, parameters and the set-up steps, in the plan's order. Raises ReplayError, CudaError.
 
-        `seed` is that of the device's random stream where the candidate set none.
+        `seed` is that of the device's random stream where the candidate set none. What a small set-up of library steps
+        made, from nothing that is given, is kept on the host and put back the next time.
         """
         self._saved.clear()
         self._random = [self._seeded(made, seed) for made in self.program.generators]
@@ -108,6 +112,11 @@ class Replayer:
             if storage.origin == "earlier_input":  # no honest output needs one: where one does, it shows as NaN
                 self._memory.poison(i)
         self._memory.load_constants()
+        if self._made is not None:
+            for i, held in self._made.items():
+                self._memory.allocate(i)
+                self._memory.bytes(i)[: held.numel()].copy_(held)
+            return
         ready: dict[int, list[str]] = {}
         for name, parameter in self.program.parameters.items():
             ready.setdefault(parameter.ready, []).append(name)
@@ -116,6 +125,32 @@ class Replayer:
                 self._load_parameter(name)
             if step is not None:
                 self._step(step, 0)
+        self._end_setup()
+
+    def _end_setup(self) -> None:
+        """Gives back what forward has no use for."""
+        program, lasting = self.program, self._lasting()
+        for i, storage in enumerate(program.storages):
+            if storage.origin == "setup" and i not in lasting:
+                self._memory.drop(i)
+        origins = {program.storages[i].origin for i in lasting} - {"input", "forward"}
+        alone = all(isinstance(s, AtenStep) and s.generator is None for s in program.setup)
+        if program.setup and alone and origins <= {"setup", "constant"} and not program.parameters:
+            held = [i for i in lasting if program.storages[i].origin in origins]
+            if sum(program.storages[i].bytes for i in held) <= MOST_MADE:
+                self._made = {i: self._memory.bytes(i).to("cpu", copy=True) for i in held}
+
+    def _lasting(self) -> set[int]:
+        """Storages that forward needs."""
+        program = self.program
+        values = (*program.output_values(), *(p.value for p in program.parameters.values()))
+        needed = {program.values[v].storage for v in values}
+        return needed.union(program.restore, *(self._touched(step) for step in program.forward))
+
+    def kept_bytes(self) -> int:
+        """Of weights and of all else that it holds from call to call, inputs aside."""
+        storages = (self.program.storages[i] for i in self._lasting())
+        return sum(s.bytes for s in storages if s.origin not in ("input", "forward"))
 
     def _load_parameter(self, name: str) -> None:
         if name not in self._state:

@@ -131,10 +131,6 @@ class _Program:
         self.release()
         self.replayer.close()
 
-    def kept_bytes(self) -> int:
-        """Of weights and of all else that it holds from call to call, inputs aside."""
-        return sum(s.bytes for s in self.replayer.program.storages if s.origin not in ("input", "forward"))
-
     def release(self) -> None:
         """Gives up all memory."""
         self.unready()
@@ -272,7 +268,7 @@ class Runner(Answering[_Program]):
         self._device.synchronize()
         for program in self._programs.values():
             program.release()
-        kept = any(program.kept_bytes() > _PLACED_BYTES for program in self._programs.values())
+        kept = any(program.replayer.kept_bytes() > _PLACED_BYTES for program in self._programs.values())
         (self._device.trim if kept else self._device.tidy)()
         return Reply(turn=turn)
 

@@ -263,3 +263,34 @@ def test_intermediate_memory_is_given_back(traced: Any) -> None:
     assert torch.equal(made.run()[0], x + 50)
     held = [i for i in range(len(plan.program("w").storages)) if i in made._memory]
     assert len(held) == 2  # the input and the output
+
+
+def test_what_a_small_set_up_made_is_put_back_without_its_intermediates(traced: Any) -> None:
+    source = HEAD + "class ModelNew(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+    source += "        wide = torch.arange(60.0, device='cuda').view(10, 6)\n        self.table = wide.sum(0)\n"
+    source += "    def forward(self, x):\n        return x * self.table\n"
+    x = torch.rand(8, 6)
+    plan, blobs = traced(source, [x])
+    made = replay(plan, blobs, [x], {})
+    (right,) = (t.clone() for t in made.run())
+    assert torch.equal(right, x * torch.arange(60.0).view(10, 6).sum(0))
+    storages = made.program.storages
+    (kept,) = [i for i, s in enumerate(storages) if s.origin == "setup" and i in made._memory]
+    assert sum(s.origin == "setup" for s in storages) > 1
+    made._memory.poison(kept)  # a stray store of a kernel
+    assert made.run()[0].isnan().all()
+    made.setup()
+    assert torch.equal(made.run()[0], right)
+
+
+def test_a_set_up_from_weights_runs_again(traced: Any) -> None:
+    source = HEAD + "class ModelNew(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+    source += "        self.w = nn.Parameter(torch.zeros(6, device='cuda'))\n"
+    source += "        self.twice = self.w.detach() * 2\n    def forward(self, x):\n        return x * self.twice\n"
+    x = torch.rand(8, 6)
+    plan, blobs = traced(source, [x])
+    made = replay(plan, blobs, [x], {"w": torch.ones(6)})
+    assert torch.equal(made.run()[0], x * 2)
+    made.bind([x], {"w": torch.full((6,), 3.0)})
+    made.setup()
+    assert torch.equal(made.run()[0], x * 6)
