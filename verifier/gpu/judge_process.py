@@ -308,9 +308,7 @@ class _Visit:
         found = Found()
         reference = self._reference(workload)
         try:
-            WorkloadCheck(self._device, self._link, self._references, base, reference, request.salt).run(
-                ("task",), 1, False, found
-            )
+            WorkloadCheck(self._device, self._link, self._references, base, reference).run(("task",), 1, False, found)
         except RunnerFailed as failed:
             if failed.lost:
                 raise

@@ -1,18 +1,19 @@
 """Timed blocks of a candidate and its base in one runner, as `verifier.timing` and `verifier.racing` want them.
 
 From block to block the two sides exchange the memory of their inputs, so that an address that is better favours both
-alike, and outputs and scratch are allocated anew. A call of each goes before and does not count: for some 20 ms after
-gigabytes were given back, calls are up to 4% slower (H100; the driver seems to clear them). Which side begins changes
-from block to block, as `timing.candidate_first` says.
+alike, and outputs and scratch are allocated anew. Where inputs are large, they do so every other block, and the base
+keeps its inputs in the one between. A call of each goes before and does not count: for some 20 ms after gigabytes were
+given back, calls are up to 4% slower (H100; the driver seems to clear them). Which side begins changes from block to
+block, as `timing.candidate_first` says.
 
 Each call of the candidate that counts gets inputs that it has never seen: what is left of earlier calls, wherever a
 kernel may keep it (a buffer of the graph, shared or local memory, cache), answers nothing. The inputs of later calls
 lie sealed in the runner's memory, each under a key that comes with the call. While calls are timed, the two sides never
 hold the same values. The caches are emptied before each call.
 
-Outputs are poisoned before each call. In blocks that are checked, the outputs of one call that the judge picks are
-compared like any other; no call knows whether it is that one. Guards of both sides and, where they are small, the
-inputs of the base must be as they were.
+The candidate's outputs are poisoned before each call, those of the base where they are small. In blocks that are
+checked, the outputs of one call of the candidate that the judge picks are compared like any other; no call knows
+whether it is that one. Guards of both sides and, where they are small, the inputs of the base must be as they were.
 
 Not protected against: a kernel that leaves work out in so few of its calls that the median does not show it (the one
 call that is looked at finds a share p of the calls with probability 1 - (1 - p)^n after n checked blocks; half of the
@@ -58,6 +59,8 @@ _STEP = 8
 """Block numbers kept for each program."""
 FRESH_BYTES = 1 << 30
 """Of inputs for later calls that a block may hold; it has fewer pairs where they do not fit, at least two."""
+LARGE_INPUTS = 1 << 30
+"""Bytes of inputs from which the base keeps its own for two blocks."""
 SLOW_INPUTS = 2e-3
 """Seconds that a file may take to make inputs before a block has only two pairs."""
 
@@ -86,6 +89,7 @@ class Pairs:
         self._open: dict[Side, Slots] = {}
         self._loaded: set[Side] = set()
         self._later: Arena | None = None
+        self._renewed = 0
         self._given: list[Any] = []
         """What both sides were captured with, and the base is timed with; of small inputs only."""
         self.clocks: list[float] = []
@@ -182,17 +186,17 @@ class Pairs:
         sides: list[Side] = ["a", "b"]
         if secrets.randbelow(2):
             sides.reverse()
-        if self._open:
-            self._link.release()
-            self._open["a"].exchange_inputs(self._open["b"])
-        else:
+        again = self._renewed % 2 == 1 and self._bytes(outputs=False) > LARGE_INPUTS
+        self._renewed += 1
+        if not self._open:
             with self._link.part("timed slots"):
                 self._allocate(sides)
-        start = time.perf_counter()
-        values = self._inputs(salt)
-        self._making = min(self._making, time.perf_counter() - start)
-        self._most = 2 if self._making > SLOW_INPUTS else MOST_PAIRS
-        self._given = values if self._bytes() < SMALL_BYTES else []
+        else:
+            self._link.release()
+            if not again:
+                self._open["a"].exchange_inputs(self._open["b"])
+        values = None if again else self._made_inputs(salt)
+        self._given = values if values is not None and self._bytes() < SMALL_BYTES else []
         for side in sides:
             self._fill(side, values)
         graphs = {side: self._capture(side) for side in sides}
@@ -207,6 +211,13 @@ class Pairs:
             reply = self._link.time(sides, flush=self._flush, changed=("a",)).reply
         if not self._pairs:
             self._adapt(_paired(sides, reply))
+
+    def _made_inputs(self, salt: str) -> list[Any]:
+        start = time.perf_counter()
+        values = self._inputs(salt)
+        self._making = min(self._making, time.perf_counter() - start)
+        self._most = 2 if self._making > SLOW_INPUTS else MOST_PAIRS
+        return values
 
     def _allocate(self, sides: Sequence[Side]) -> None:
         """The slots of all blocks."""
@@ -239,8 +250,8 @@ class Pairs:
         made = sum(s.bytes for program in programs for s in program.storages if s.origin != "input")
         return made + 4 * self._bytes()
 
-    def _fill(self, side: Side, values: list[Any]) -> None:
-        """Inputs and program of one side."""
+    def _fill(self, side: Side, values: list[Any] | None) -> None:
+        """Inputs and program of one side; without `values` its inputs stay."""
         self.side = side
         loaded, reference, link, slots = self._sides[side], self._reference, self._link, self._open[side]
         with link.part("timed write"):

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,8 @@ _GRAPHS_SHARE = 8
 _PLANS = 4
 """Plans that a runner keeps as read: those of the last candidates and of their base."""
 _OF_A_PLAN = (ReplayError, CudaError, RuntimeError, MemoryError, ValueError, NotImplementedError)
+_LEFT_BYTES = 1 << 28
+"""Of an output that nobody looks at, above which a timed call finds it as the last one left it."""
 _PLACED_BYTES = 1 << 20
 """Memory for which it matters where it lies."""
 _UNSUPPORTED = frozenset({209, 222, 223})
@@ -71,8 +74,9 @@ class _Program:
             self.graph.replay()
             self.last = self.graph.outputs
 
-    def prepare(self, fresh: Sequence[Tensor] = (), key: int = 0) -> None:
-        """Before a timed call: other inputs where given, state as at the start, scratch and outputs poisoned."""
+    def prepare(self, fresh: Sequence[Tensor] = (), key: int = 0, *, most: int = sys.maxsize) -> None:
+        """Before a timed call: other inputs where given, state as at the start, scratch poisoned, and each output of at
+        most `most` bytes."""
         if fresh:
             for slot, tensor in zip(self.inputs, fresh, strict=True):
                 seal(all_bytes(tensor), key, all_bytes(slot))
@@ -80,8 +84,8 @@ class _Program:
         self.replayer.restore()
         self.replayer.poison_scratch()
         for made, value in zip(self.last, self.replayer.program.output_values(), strict=True):
-            said = self.replayer.program
-            if said.storages[said.values[value].storage].origin == "forward":
+            storage = self.replayer.program.storages[self.replayer.program.values[value].storage]
+            if storage.origin == "forward" and storage.bytes <= most:
                 all_bytes(made).fill_(NAN_BYTE if made.dtype.is_floating_point or made.dtype.is_complex else ODD_BYTE)
 
     def capture(self, device: Device, *, graph: bool) -> None:
@@ -237,7 +241,8 @@ class Runner(Answering[_Program]):
             int(i): ([self._blocks.view(p) for p in s["places"]], int(s["key"])) for i, s in header["fresh"].items()
         }
         calls = [
-            self._call(n, *sealed.get(i, ([], 0)), give=i == header["give"]) for i, n in enumerate(header["order"])
+            self._call(n, *sealed.get(i, ([], 0)), give=i == header["give"], looked=n in header["changed"])
+            for i, n in enumerate(header["order"])
         ]
         self._flags.set(Flags.READY, turn)
         if not self._flags.wait(Flags.GO, turn, PATIENCE):
@@ -255,12 +260,14 @@ class Runner(Answering[_Program]):
         program.unready()
         return Reply(turn=turn, seconds=tuple(seconds))
 
-    def _call(self, name: str, fresh: list[Tensor], key: int, *, give: bool) -> Call:
-        """One timed call, on sealed `fresh` inputs where there are any; `give`: the judge gets its outputs."""
+    def _call(self, name: str, fresh: list[Tensor], key: int, *, give: bool, looked: bool) -> Call:
+        """One timed call, on sealed `fresh` inputs where there are any; `give`: the judge gets its outputs; `looked`:
+        it may get those of any call of this program."""
         program = self._programs[name]
         if not program.ready:
             raise ReplayError(f"program {name} is not ready to be timed")
-        return Call(lambda: program.prepare(fresh, key), program.call, program.give if give else _nothing)
+        most = sys.maxsize if looked else _LEFT_BYTES
+        return Call(lambda: program.prepare(fresh, key, most=most), program.call, program.give if give else _nothing)
 
     def _release(self, message: Message, turn: int) -> Reply:
         """Gives the programs' memory back; blocks stay mapped. What a graph makes lies elsewhere in the next one. What

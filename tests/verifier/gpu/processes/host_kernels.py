@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from verifier.gpu import pairs, runner
 from verifier.gpu.cuda import CudaError
 from verifier.gpu.host_device import HostDevice, HostLauncher, Kernel, tensor_at
 from verifier.gpu.runner import Runner
@@ -72,9 +73,9 @@ def overrun_output(launch: Alternative, addresses: Sequence[int]) -> None:
 def spoils(launch: Alternative, addresses: Sequence[int]) -> None:
     """Finds the inputs of the base, where there is one, and overwrites them."""
     right(launch, addresses)
-    for runner in (found for found in gc.get_objects() if type(found) is Runner):
-        if "b" in runner._programs:
-            runner._programs["b"].inputs[0].zero_()
+    for other in (found for found in gc.get_objects() if type(found) is Runner):
+        if "b" in other._programs:
+            other._programs["b"].inputs[0].zero_()
 
 
 def flaky(launch: Alternative, addresses: Sequence[int]) -> None:
@@ -245,4 +246,10 @@ class Device(HostDevice):
 
 
 def open_device() -> HostDevice:
+    return Device()
+
+
+def open_for_large_inputs() -> HostDevice:
+    """Every input counts as large, every output that nobody looks at too."""
+    pairs.LARGE_INPUTS = pairs.SMALL_BYTES = runner._LEFT_BYTES = 0
     return Device()

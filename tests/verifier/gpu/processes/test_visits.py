@@ -23,6 +23,7 @@ from verifier.verdict import Status
 
 Make = Callable[..., Plans]
 Ask = Callable[..., Request]
+HERE = Path(__file__).parent
 BUSY = Rules(max_blocks=3, max_seconds=30, host_share=0.0)
 """A busy machine throws out no block."""
 SHORT = 0.6
@@ -200,6 +201,16 @@ def test_memory_of_inputs_helps_no_timed_call(worker: GpuWorker, plans: Make, re
     assert timing.decided.candidate_seconds is not None
     assert timing.decided.candidate_seconds > 0.005
     assert timing.decided.pairs >= 6
+
+
+def test_where_the_base_keeps_its_inputs_for_two_blocks_the_same_holds(plans: Make, request_of: Ask) -> None:
+    request = request_of(timed=("small",), draws=("task",), repeats=1, probe=False, rules=BUSY)
+    with GpuWorker("host_kernels:open_for_large_inputs", paths=[HERE], spares=0) as worker:
+        found = {kernel: worker.visit(request, plans(kernel, based=True)) for kernel in ("right", "memo", "keyed")}
+    assert found["right"].status is None, found["right"].reason
+    assert found["right"].timings[0].decided.pairs >= 6
+    assert codes(found["memo"]) == {"wrong-when-timed"}
+    assert (found["keyed"].timings[0].decided.candidate_seconds or 0.0) > 0.005
 
 
 def alternatives(*behaviours: str) -> Callable[[dict[str, Any]], None]:
