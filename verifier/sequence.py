@@ -55,6 +55,15 @@ def sequence_half_width(blocks: Sequence[float], alpha: float, scale: float) -> 
     return math.sqrt(_squares(_errors(blocks)) / n * (k - 1) / (1 - k / r))
 
 
+def bounded_half_width(n: int, spread: float, alpha: float) -> float:
+    """Half-width of the confidence sequence for the mean of `n` blocks whose standard deviation is `spread` at most.
+
+    H. Robbins, "Statistical methods related to the law of the iterated logarithm" (1970): with a normal prior of the
+    blocks' own variance on the mean, it holds for ever with probability 1 - alpha.
+    """
+    return spread * math.sqrt((n + 1) / n**2 * math.log((n + 1) / alpha**2))
+
+
 def stein_blocks(pilot: Sequence[float], goal: float, alpha: float) -> int:
     """How many blocks, the pilot's included, bring `stein_half_width` down to `goal`."""
     return max(len(pilot), math.ceil((_stein_unit(pilot, alpha) / goal) ** 2))

@@ -1,6 +1,6 @@
 """Is a candidate faster than its base? A sequential decision, then a confirmation on blocks that decided nothing.
 
-    decided = decide(measure)                   # few blocks: stops as soon as the answer is known
+    decided = decide(measure)                   # few blocks: stops as soon as the answer is known, or far behind
     confirmed = confirm(measure, decided)       # fresh blocks: only this number is reported
 
 `measure(index)` times one block: inputs made anew from a seed of that index, memory allocated anew or exchanged between
@@ -35,7 +35,13 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from verifier.sequence import block_location, sequence_half_width, stein_blocks, stein_half_width
+from verifier.sequence import (
+    block_location,
+    bounded_half_width,
+    sequence_half_width,
+    stein_blocks,
+    stein_half_width,
+)
 
 
 class _Record(BaseModel):
@@ -116,6 +122,10 @@ class Rules(_Record):
     """1 - confidence, both sides together: half of it bounds the false claims of a candidate just at the margin."""
     scale: float = Field(default=3.0, gt=0)
     """Gain over the spread of blocks that the confidence sequence is tuned for."""
+    spread: float = Field(default=0.05, ge=0)
+    """Largest standard deviation of blocks that is believed, ten times and more what is measured. A candidate that is
+    behind by more than that allows, 12% after two blocks, is slower without a third: it earns no better number. No
+    gain is ever claimed on so few. 0 for never."""
     clock_share: float = Field(default=0.93, ge=0, le=1)
     """Of the median SM clock so far; a block below it is thrown out."""
     uneven: float = Field(default=0.5, ge=0, le=1)
@@ -239,6 +249,9 @@ def decide(
         half = sequence_half_width(sample.values, rules.alpha, rules.scale)
         if classify(*sample.interval(half), rules.margin) is not Decision.UNDECIDED:
             break
+        if sample.far_behind():
+            half = bounded_half_width(len(sample.values), rules.spread, rules.alpha)
+            break
     return sample.timing("decision", half, floor_seconds)
 
 
@@ -334,6 +347,13 @@ class _Sample:
         self.candidate.append(median(c for c, _ in block.pairs))
         self.base.append(median(b for _, b in block.pairs))
         self.pairs += len(block.pairs)
+
+    def far_behind(self) -> bool:
+        """Whether the candidate is slower beyond doubt, two blocks or more that do not contradict `spread`."""
+        n, spread = len(self.values), self.rules.spread
+        if n < 2 or not spread or max(self.values) - min(self.values) > 2 * spread:
+            return False
+        return fmean(self.values) + bounded_half_width(n, spread, self.rules.alpha) < 0
 
     def widened(self, half: float) -> float:
         if not self.values:

@@ -97,6 +97,29 @@ def test_gains_are_found() -> None:
     assert sum(t.pairs for t in found) / 50 < 64
 
 
+def test_what_is_far_behind_is_slower_after_two_blocks_and_nothing_is_faster_after_three() -> None:
+    for seed in range(20):
+        behind, ahead = (decide(Gpu(gain, seed), clock=still) for gain in (math.log(0.8), math.log(1.25)))
+        assert (behind.decision, behind.blocks) == (Decision.SLOWER, 2)
+        assert behind.lower is not None
+        assert behind.upper is not None
+        assert behind.lower < math.log(0.8) < behind.upper < 0
+        assert (ahead.decision, ahead.blocks >= 4) == (Decision.FASTER, True)
+
+
+def test_two_blocks_that_lie_far_apart_decide_nothing() -> None:
+    blocks = (steady(1e-4 * math.exp(x)) for x in (0.5, 0.2, *[0.35] * 100))
+    assert decide(lambda index: next(blocks), clock=still).blocks >= 4
+
+
+def test_blocks_that_spread_as_far_as_is_believed_make_few_false_losses() -> None:
+    def wild(rng: random.Random) -> Callable[[int], Block]:
+        return lambda index: steady(1e-4 * math.exp(rng.gauss(0, RULES.spread)))
+
+    found = [decide(wild(random.Random(seed)), clock=still).decision for seed in range(500)]
+    assert found.count(Decision.SLOWER) <= 20
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.floats(-0.05, 0.05), st.integers(0, 10**6))
 def test_exchange_mirrors_the_result(gain: float, seed: int) -> None:
