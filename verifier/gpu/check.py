@@ -231,7 +231,10 @@ class WorkloadCheck:
             slots.write(made.inputs, self._reference.state)
             slots.arm()
             self._references.make_room(self._device, sum(s.bytes for s in self._program.storages))
-        self._bind(slots, setup=setup)
+        if setup:
+            self._bind(slots)
+        else:
+            self._link.renew("check")
         kept: list[Tensor] = []
         for turn in range(repeats):
             if turn:
@@ -256,9 +259,9 @@ class WorkloadCheck:
             if found.wrong():
                 return
 
-    def _bind(self, slots: Slots, *, setup: bool) -> None:
+    def _bind(self, slots: Slots) -> None:
         self._link.bind(
-            "check", slots.inputs, slots.state, slots.outputs, seed=self._reference.init_seed, setup=setup, poison=True
+            "check", slots.inputs, slots.state, slots.outputs, seed=self._reference.init_seed, setup=True, poison=True
         )
 
     def _inputs(self, changed: list[int], made: Expected, found: Found) -> None:
@@ -297,7 +300,7 @@ class WorkloadCheck:
             return None
         slots.write(probe.inputs, probe.state)
         slots.poison()
-        self._bind(slots, setup=True)
+        self._bind(slots)
         self._link.run("check")
         output = slots.outputs.views[0].clone()
         if not output.dtype.is_floating_point:

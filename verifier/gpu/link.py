@@ -94,6 +94,7 @@ class Link:
         """Seconds that are left for all commands of a visit together."""
         self.part = Parts(settle)
         self._turn, self._asked, self._calls = 0, 0.0, 0
+        self._renewed: set[str] = set()
         self._ended: RunnerFailed | None = None
 
     def close(self) -> None:
@@ -113,14 +114,20 @@ class Link:
         seed: int, setup: bool, poison: bool,
     ) -> None:  # fmt: skip
         """`state`: name to Place. With `setup` the set-up steps run."""
+        self._renewed.discard(name)
         places = [[p.model_dump(mode="json") for p in a.places] for a in (inputs, outputs)]
         self._ask({
             "command": "bind", "name": name, "inputs": places[0], "outputs": places[1], "seed": seed, "setup": setup,
             "poison": poison, "state": {k: p.model_dump(mode="json") for k, p in state.items()},
         })  # fmt: skip
 
+    def renew(self, name: str) -> None:
+        """The inputs of a bound program hold other values, where they were."""
+        self._renewed.add(name)
+
     def run(self, name: str) -> None:
-        self._ask({"command": "run", "name": name})
+        self._ask({"command": "run", "name": name, "changed": name in self._renewed})
+        self._renewed.discard(name)
 
     def choose(self, name: str, choice: Mapping[int, int]) -> bool:
         """Whether the program is ready for `time` as it is: it was captured with these alternatives before."""

@@ -38,6 +38,8 @@ class ContestLink(Link):
         """Deadline of loading the file, a set-up, and the first run after one: they build and compile."""
         self._new: set[str] = set()
         self._sent = False
+        self._bound: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+        """Program to what bound it last."""
 
     def describe(self, reference: Reference, given: Sequence[Any]) -> None:
         """Remembers the arguments of a workload: those of the constructor with their values, those of forward as they
@@ -61,8 +63,13 @@ class ContestLink(Link):
 
     def bind(self, name: str, *args: Any, **kwargs: Any) -> None:
         self._new |= {name} if kwargs["setup"] else set()
+        self._bound[name] = (args, {**kwargs, "setup": False})
         with self._patience():
             super().bind(name, *args, **kwargs)
+
+    def renew(self, name: str) -> None:
+        args, kwargs = self._bound[name]
+        self.bind(name, *args, **kwargs)
 
     def run(self, name: str) -> None:
         with self._patience(first=name in self._new):

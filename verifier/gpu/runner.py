@@ -216,8 +216,11 @@ class Runner(Answering[_Program]):
         return Reply(turn=turn)
 
     def _run(self, message: Message, turn: int) -> Reply:
+        replayer = self._programs[message.header["name"]].replayer
+        if message.header["changed"]:
+            replayer.forget_inputs()
         reply = super()._run(message, turn)
-        if self._programs[message.header["name"]].replayer.written_past():
+        if replayer.written_past():
             return Reply(turn=turn, failure="wrote-past", text="the guard of a tensor that forward makes has changed")
         return reply
 

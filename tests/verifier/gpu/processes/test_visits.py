@@ -24,8 +24,8 @@ from verifier.verdict import Status
 Make = Callable[..., Plans]
 Ask = Callable[..., Request]
 HERE = Path(__file__).parent
-BUSY = Rules(max_blocks=3, max_seconds=30, host_share=0.0)
-"""A busy machine throws out no block."""
+BUSY = Rules(max_blocks=3, max_seconds=30, host_share=0.0, spread=0.0)
+"""A busy machine throws out no block, and all three are taken."""
 SHORT = 0.6
 """Seconds of the deadline where something hangs."""
 
