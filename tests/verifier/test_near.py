@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from verifier.near import LEAST, SHARE, Near, same_bytes
+from verifier.near import LEAST, SHARE, Near, all_same, same_bytes
 from verifier.numerics import FLOORS, compare, within_floor
 from verifier.problem import Precision
 
@@ -86,6 +86,7 @@ def test_bytes_of_any_length_and_place() -> None:
             other = part.clone()
             other[at] += 1
             assert not same_bytes(part, other)
+            assert all_same([(part, other), (part, part.clone()), (other, part)]) == [False, True, False]
     assert not same_bytes(torch.zeros(3), -torch.zeros(3))
     assert same_bytes(torch.eye(40).t()[1:], torch.eye(40)[1:].clone())
 
