@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from verifier.measure import NEARLY_CONSTANT, PART, columns_of, parts_of
-from verifier.numerics import FLOORS, SPOT_FLOOR, Comparison, allclose
+from verifier.numerics import FLOORS, SPOT_FLOOR, Comparison, allclose, tolerance_of
 from verifier.problem import Precision
 
 SHARE = 2 / 3
@@ -34,8 +34,6 @@ _GLANCE = 4096
 LEAST = 1 << 16
 """Elements; smaller outputs are compared in full, which costs nothing."""
 NEAR = "within two thirds of the floor of PyTorch's own result"
-_ABSOLUTE = 1e-4
-"""The least absolute tolerance of `numerics.allclose`."""
 _SAFE = 4.0
 """Times NEARLY_CONSTANT: an output that may count as constant is compared in full."""
 
@@ -85,7 +83,7 @@ class Near:
         near = error <= SHARE * floor and worst_row <= SHARE * floor
         if not near or not worst_spot * math.sqrt(columns) <= SHARE * SPOT_FLOOR * floor:
             return None
-        tolerated = most <= _ABSOLUTE or allclose(output, y)
+        tolerated = most <= tolerance_of(y.dtype) or allclose(output, y)
         return Comparison(True, NEAR, error, worst_row, 0.0, floor, tolerated)
 
 

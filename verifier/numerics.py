@@ -146,10 +146,15 @@ def coarse(reference: Tensor, yardstick: Tensor) -> str:
 
 def allclose(output: Tensor, native: Tensor) -> bool:
     """`torch.allclose` at KernelBench's tolerances: rtol = atol = 1e-4 for fp32 and fp64, 1e-2 below."""
-    own = native.dtype in (torch.float32, torch.float64)
-    tolerance, wide = 1e-4 if own else 1e-2, native.dtype if own else torch.float32
+    tolerance = tolerance_of(native.dtype)
+    wide = native.dtype if native.dtype in (torch.float32, torch.float64) else torch.float32
     parts = zip(parts_of(output), parts_of(native), strict=True)
     return all(torch.allclose(o.to(wide), n.to(wide), rtol=tolerance, atol=tolerance, equal_nan=True) for o, n in parts)
+
+
+def tolerance_of(dtype: torch.dtype) -> float:
+    """Relative and absolute tolerance of KernelBench."""
+    return 1e-4 if dtype in (torch.float32, torch.float64) else 1e-2
 
 
 def within_floor(output: Tensor, reference: Tensor, native: Tensor, precision: Precision) -> Comparison | None:

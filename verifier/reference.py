@@ -143,9 +143,9 @@ class Reference:
         module = materialize(problem, workload)
         init_seed = inputs.derive_seed(seed, workload.name, "init")
         with user_errors(problem):
-            torch.manual_seed(init_seed)
+            inputs.seed_streams(init_seed)
             init = list(module.get_init_inputs())
-            torch.manual_seed(init_seed)
+            inputs.seed_streams(init_seed)
             model = module.Model(*init).to(device)
         made = cls(problem, workload, seed, module.get_inputs, init, model, torch.device(device))
         weakref.finalize(made, forget, module.__name__, str(module.__file__)).atexit = False
@@ -257,7 +257,7 @@ class Reference:
 
     def _forward(self, model: nn.Module, values: list[Any], seed: int) -> Any:
         largest = max((t.numel() for t in leaves(values)), default=0)
-        torch.manual_seed(seed)
+        inputs.seed_streams(seed)
         made = model(*values)
         self.reduces = REDUCED * sum(t.numel() for t in leaves(made)) <= largest
         return made

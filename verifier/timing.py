@@ -124,8 +124,8 @@ class Rules(_Record):
     """Gain over the spread of blocks that the confidence sequence is tuned for."""
     spread: float = Field(default=0.05, ge=0)
     """Largest standard deviation of blocks that is believed, ten times and more what is measured. A candidate that is
-    behind by more than that allows, 12% after two blocks, is slower without a third: it earns no better number. No
-    gain is ever claimed on so few. 0 for never."""
+    behind by more than that allows, 12% after two blocks, is slower without a third, and one that takes 1.8 times as
+    long without a second: it earns no better number. No gain is ever claimed on so few. 0 for never."""
     clock_share: float = Field(default=0.93, ge=0, le=1)
     """Of the median SM clock so far; a block below it is thrown out."""
     uneven: float = Field(default=0.5, ge=0, le=1)
@@ -249,8 +249,8 @@ def decide(
         half = sequence_half_width(sample.values, rules.alpha, rules.scale)
         if classify(*sample.interval(half), rules.margin) is not Decision.UNDECIDED:
             break
-        if sample.far_behind():
-            half = bounded_half_width(len(sample.values), rules.spread, rules.alpha)
+        if sample.behind(sample.believed()):
+            half = sample.believed()
             break
     return sample.timing("decision", half, floor_seconds)
 
@@ -348,12 +348,17 @@ class _Sample:
         self.base.append(median(b for _, b in block.pairs))
         self.pairs += len(block.pairs)
 
-    def far_behind(self) -> bool:
-        """Whether the candidate is slower beyond doubt, two blocks or more that do not contradict `spread`."""
+    def believed(self) -> float:
+        """Half-width if blocks spread as `rules.spread` says, and a single one three times as far; infinite where they
+        contradict that."""
         n, spread = len(self.values), self.rules.spread
-        if n < 2 or not spread or max(self.values) - min(self.values) > 2 * spread:
-            return False
-        return fmean(self.values) + bounded_half_width(n, spread, self.rules.alpha) < 0
+        if not n or not spread or max(self.values) - min(self.values) > 2 * spread:
+            return math.inf
+        return bounded_half_width(n, 3 * spread if n == 1 else spread, self.rules.alpha)
+
+    def behind(self, half: float) -> bool:
+        """Whether the candidate is slower by more than this half-width."""
+        return bool(self.values) and fmean(self.values) + half < 0
 
     def widened(self, half: float) -> float:
         if not self.values:

@@ -104,6 +104,8 @@ def test_what_is_far_behind_is_slower_after_two_blocks_and_nothing_is_faster_aft
         assert behind.lower is not None
         assert behind.upper is not None
         assert behind.lower < math.log(0.8) < behind.upper < 0
+        hopeless = decide(Gpu(math.log(0.3), seed), clock=still)
+        assert (hopeless.decision, hopeless.blocks) == (Decision.SLOWER, 1)
         assert (ahead.decision, ahead.blocks >= 4) == (Decision.FASTER, True)
 
 

@@ -10,11 +10,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-import torch
-
 from verifier.gpu.device import Device
 from verifier.gpu.protocol import Channel, Gone, Message, Reply
 from verifier.gpu.slots import Flags, Mapped
+from verifier.inputs import seed_streams
 
 PATIENCE = 60.0
 """Seconds to wait for a go, or for a judge that reads."""
@@ -86,7 +85,7 @@ class Answering(ABC, Generic[P]):
 
     def _run(self, message: Message, turn: int) -> Reply:
         program = self._programs[message.header["name"]]
-        torch.manual_seed(program.seed)
+        seed_streams(program.seed)
         program.run()
         program.give()
         self._device.synchronize()

@@ -153,12 +153,11 @@ class CudaDevice:
         return [part.clone() for part in found]
 
     def free_bytes(self) -> int:
-        cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-        return int(torch.cuda.mem_get_info()[0]) + cached
+        return int(torch.cuda.mem_get_info()[0]) + _held("reserved_bytes") - _held("allocated_bytes")
 
     def other_bytes(self) -> int:
         free, total = torch.cuda.mem_get_info()
-        return int(total - free - torch.cuda.memory_reserved())
+        return int(total - free) - _held("reserved_bytes")
 
     def make_room(self, nbytes: int) -> None:
         if torch.cuda.mem_get_info()[0] < nbytes + _SPARE:
@@ -228,6 +227,11 @@ class CudaDevice:
         option = api.CUmemAllocationGranularity_flags.CU_MEM_ALLOC_GRANULARITY_MINIMUM
         found = api.cuMemGetAllocationGranularity(_properties(self.torch_device), option)
         return int(cuda.check("granularity of memory", found))
+
+
+def _held(what: str) -> int:
+    """Memory that torch has now. `torch.cuda.memory_reserved` sorts all of its statistics, half a millisecond."""
+    return int(torch.cuda.memory_stats_as_nested_dict()[what]["all"]["current"])
 
 
 def _event() -> Any:

@@ -131,7 +131,7 @@ class Pairs:
         """The candidate's mean time by the judge's own clock, calls back to back: above its honest time. Seconds."""
         if not self._open:
             self._renew("bound")
-        calls = max(2, self._pairs // 2)
+        calls = max(1, self._pairs // 2)
         return self._link.time(["a"] * calls, flush=self._flush).host_seconds / calls
 
     def steps(self) -> StepTimes | None:
