@@ -118,10 +118,13 @@ class HostPairs:
                 contender.graph = contender.link.capture(contender.side, graph=False)
 
     def rules(self, rules: Rules) -> Rules:
-        """For the decision, where the request has no rules of its own: coarser by what the judge's clock cannot see."""
+        """For the decision; where the request has no rules of its own, coarser by what the judge's clock cannot see.
+        One that is far behind has all of its blocks: what its calls leave out shows in their number.
+        """
+        whole = {"spread": 0.0}
         if rules != RULES:
-            return rules
-        return self.coarser(rules).model_copy(update={"max_seconds": 2.0, "max_blocks": 32})
+            return rules.model_copy(update=whole)
+        return self.coarser(rules).model_copy(update={**whole, "max_seconds": 2.0, "max_blocks": 32})
 
     def coarser(self, rules: R) -> R:
         """The rules with a wider margin, and intervals no narrower than what a liar may gain. Uneven times are the
