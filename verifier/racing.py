@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-HOPELESS = 2.0
-"""Times the best first measurement."""
+HOPELESS = 1.3
+"""Times the best measurement of a round: what is behind that far is not measured again."""
 Choice = Mapping[int, int]
 """Index of a launch step to index of its alternative; a step that is missing takes alternative 0."""
 
@@ -77,7 +77,8 @@ def _fastest(best: Choice, step: int, count: int, repeats: int, track: _Track) -
     while len(alive) > 1 and track.left() >= repeats * len(alive):
         medians = track.medians([{**best, step: i} for i in alive], repeats)
         ranked = sorted(zip(medians, range(len(alive)), alive, strict=True))
-        alive = [i for seconds, _, i in ranked[: (len(alive) + 1) // 2] if math.isfinite(seconds)]
+        most = HOPELESS * ranked[0][0]
+        alive = [i for seconds, _, i in ranked[: (len(alive) + 1) // 2] if math.isfinite(seconds) and seconds <= most]
         repeats *= 2
     return alive[0] if alive else held
 

@@ -118,7 +118,7 @@ class Answering(ABC, Generic[P]):
             program.close()
         self._programs.clear()
         self._blocks.close()
-        self._device.trim()
+        (self._device.trim if message.header["trim"] else self._device.tidy)()
         return Reply(turn=turn)
 
 

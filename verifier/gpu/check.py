@@ -27,7 +27,7 @@ from verifier.gpu.aten import decode
 from verifier.gpu.device import Device
 from verifier.gpu.link import Link, RunnerFailed
 from verifier.gpu.references import References
-from verifier.gpu.slots import Arena, Place, want_dense, want_tensor, want_values
+from verifier.gpu.slots import Arena, Place, broken_guards, want_dense, want_tensor, want_values
 from verifier.interpreter.compare import compare_values, quick_values
 from verifier.near import all_same, same_bytes
 from verifier.plan.schema import Plan, Program
@@ -141,8 +141,9 @@ class Slots:
 
     def broken(self) -> str:
         """Which guard was written over, in words; empty if none was."""
-        for name, arena in (("input", self.inputs), ("output", self.outputs)):
-            for at in arena.broken():
+        arenas = {"input": self.inputs, "output": self.outputs}
+        for (name, arena), wrong in zip(arenas.items(), broken_guards(list(arenas.values())), strict=True):
+            for at in wrong:
                 where = f"before {name} {at}" if at < len(arena.places) else f"behind the last {name}"
                 return f"a kernel wrote outside of every tensor, {where}"
         return ""

@@ -115,7 +115,7 @@ class Judge:
                 raise RunnerFailed("died", "there is no runner", lost=True)
             self._link.budget = math.inf
             self._link.part = Parts(self._device.synchronize)
-            self._link.drop()
+            self._link.drop(trim=True)  # what others hold of the device is looked at next
         except RunnerFailed:
             self._drop_runner()
             raise

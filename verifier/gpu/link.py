@@ -204,9 +204,9 @@ class Link:
         """The runner gives its programs' memory back. They stay loaded and blocks mapped, to be bound again."""
         self._ask({"command": "release"})
 
-    def drop(self) -> None:
-        """The runner forgets all programs and blocks."""
-        self._ask({"command": "drop"})
+    def drop(self, *, trim: bool = False) -> None:
+        """The runner forgets all programs and blocks; with `trim` it keeps no memory for later."""
+        self._ask({"command": "drop", "trim": trim})
 
     def _ask(
         self, header: Mapping[str, Any], blobs: Mapping[str, bytes] | None = None, fds: Sequence[int] = ()

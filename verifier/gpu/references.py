@@ -36,6 +36,8 @@ class References:
         self._device, self._most = device, most
         self._held: OrderedDict[_Key, Reference] = OrderedDict()
         self._draws: OrderedDict[tuple[_Key, str, str], Expected | str] = OrderedDict()
+        self._sizes: dict[tuple[_Key, str, str], int] = {}
+        """Of draws, as of when they were last asked for."""
         self._probes: dict[_Key, Probe | None] = {}
         self._repeatable: set[tuple[str, str]] = set()
         self.part = Parts()
@@ -71,12 +73,15 @@ class References:
                 made = str(reason)
             if _size(made) > self._most // 8:
                 return made
-            self._draws[key] = made
-            while sum(map(_size, self._draws.values())) > self._most:
-                self._draws.popitem(last=False)
-        elif isinstance(held := self._draws[key], Expected) and _size(held) > self._most // 8:
-            del self._draws[key]  # its expected values were made since then
-            return held
+            self._draws[key], self._sizes[key] = made, _size(made)
+            while sum(self._sizes.values()) > self._most:
+                self._drop_oldest()
+        else:
+            held = self._draws[key]
+            self._sizes[key] = _size(held)  # its expected values may have been made since then
+            if self._sizes[key] > self._most // 8:
+                del self._draws[key], self._sizes[key]
+                return held
         self._draws.move_to_end(key)
         return self._draws[key]
 
@@ -93,19 +98,24 @@ class References:
     def make_room(self, device: Device, nbytes: int) -> None:
         """Drops draws, those that were not used for longest first, until another process could have `nbytes`."""
         while self._draws and device.free_bytes() < nbytes:
-            self._draws.popitem(last=False)
+            self._drop_oldest()
         device.make_room(nbytes)
 
     def clear(self) -> None:
         self._probes.clear()
         self._held.clear()
         self._draws.clear()
+        self._sizes.clear()
+
+    def _drop_oldest(self) -> None:
+        key, _ = self._draws.popitem(last=False)
+        del self._sizes[key]
 
     def _forget(self, key: _Key, name: str = "") -> None:
         if not name:
             self._probes.pop(key, None)
         for draw in [d for d in self._draws if d[0] == key and d[1].startswith(name)]:
-            del self._draws[draw]
+            del self._draws[draw], self._sizes[draw]
 
 
 def _size(made: Expected | str) -> int:

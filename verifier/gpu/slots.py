@@ -138,8 +138,7 @@ class Arena:
 
     def broken(self) -> list[int]:
         """Guards that no longer hold their byte; guard i is before place i, the last is behind all."""
-        wrong = torch.stack([(guard != self._byte).any() for guard in self._guards]).tolist()
-        return [i for i, broken in enumerate(wrong) if broken]
+        return broken_guards([self])[0]
 
     def storage(self, index: int) -> Tensor:
         """All bytes of place `index`, uint8."""
@@ -153,6 +152,13 @@ class Arena:
             os.close(self.fd)
             self.fd = -1
         self.block.close()
+
+
+def broken_guards(arenas: Sequence[Arena]) -> list[list[int]]:
+    """`broken` of each; the device is waited for once."""
+    flags = [[guard.ne(a._byte).any() for guard in a._guards] for a in arenas]
+    told = iter(torch.stack([flag for of_one in flags for flag in of_one]).tolist())
+    return [[i for i in range(len(of_one)) if next(told)] for of_one in flags]
 
 
 @dataclass(frozen=True, slots=True)
