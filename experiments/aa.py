@@ -174,10 +174,11 @@ def autoregression(draws: Array, last: Array, rho: float, sd: float) -> Array:
 def naive_claims(source: Source, margin: float) -> bool:
     """Does the lower end of a plain t-interval pass `margin` at any look, from the tenth pair on?"""
     pairs = np.log(np.array([pair for i in range(NAIVE_BLOCKS) for pair in source(i).pairs]))
-    ratios, n = pairs[:, 1] - pairs[:, 0], np.arange(1, PAIRS * NAIVE_BLOCKS + 1)
+    ratios, n = pairs[:, 1] - pairs[:, 0], np.arange(1, len(pairs) + 1)
     means = np.cumsum(ratios) / n
     variances = (np.cumsum(ratios**2) - n * means**2)[9:] / (n[9:] - 1)
-    return bool(np.any(means[9:] - _QUANTILES * np.sqrt(variances / n[9:]) > margin))
+    quantiles = _QUANTILES[: len(n) - 9]
+    return bool(np.any(means[9:] - quantiles * np.sqrt(variances / n[9:]) > margin))
 
 
 _QUANTILES = np.array([t_quantile(0.975, n - 1) for n in range(10, PAIRS * NAIVE_BLOCKS + 1)])

@@ -84,3 +84,4 @@ def test_rows_repeat_for_a_seed() -> None:
     noise = aa.REGIMES["quiet"]
     assert aa.precision("quiet", noise, 3, 20) == aa.precision("quiet", noise, 3, 20)
     assert aa.power("quiet", noise, 3, 10)[1] == "100.0%"
+    assert aa.false_claims("long calls", aa.LONG["long calls"], 3, 4)[1:6] == ["0.0%", "0.0%", "0.0%", "100.0%", "8"]
