@@ -32,6 +32,8 @@ EAGER = Family(
     "torch.randn(64, N, 64), torch.randn(64, 64, N), torch.randn(64, N, 64)", 4096, "", [], [],
 )  # fmt: skip
 """Library steps that move gigabytes, more than 10 ms a call."""
+SHORT = 3
+"""Of the cases, the first ones: they are compared as many times as often as those whose calls take milliseconds."""
 CONFIRM = CONFIRMATION.model_copy(update={"min_blocks": 8, "pilot": 8, "max_seconds": 0.3})
 """The fewest blocks that anything is confirmed on."""
 _MOST_BESIDE = 0.05
@@ -53,10 +55,11 @@ class Case:
 def measure(lab: Lab, book: Book, clock: Clock) -> None:
     """The spread of blocks first, then the comparisons while the clock lasts."""
     cases = _cases(lab)
+    turns = [*cases, *cases[:SHORT] * (SHORT - 1)]
     _spread(lab, book, clock, cases)
     with lab.worker() as worker:
         for turn in range(lab.options.count or COUNT):
-            case = cases[turn % len(cases)]
+            case = turns[turn % len(turns)]
             if clock.left < 0:
                 return
             if book.has(turn=turn):
