@@ -123,9 +123,10 @@ class Rules(_Record):
     scale: float = Field(default=3.0, gt=0)
     """Gain over the spread of blocks that the confidence sequence is tuned for."""
     spread: float = Field(default=0.05, ge=0)
-    """Largest standard deviation of blocks that is believed, ten times and more what is measured. A candidate that is
-    behind by more than that allows, 12% after two blocks, is slower without a third, and one that takes 1.8 times as
-    long without a second: it earns no better number. No gain is ever claimed on so few. 0 for never."""
+    """Largest standard deviation of blocks that is believed: three times what blocks of two pairs show at an H100's
+    power limit, and far more than others do. A candidate that is behind by more than that allows, 12% after two blocks,
+    is slower without a third, and one that takes 1.8 times as long without a second: it earns no better number. No gain
+    is ever claimed on so few. 0 for never."""
     clock_share: float = Field(default=0.93, ge=0, le=1)
     """Of the median SM clock so far; a block below it is thrown out."""
     uneven: float = Field(default=0.5, ge=0, le=1)
