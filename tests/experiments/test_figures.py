@@ -113,14 +113,14 @@ def test_a_plan_against_itself(lab: Any, tmp_path: Path) -> None:
     for name in names:
         for anew in (True, False):
             book.add(case=name, anew=anew, blocks=[0.0] * 4, deviation=0.01, mean=0.0)
-    for turn in range(4):
+    for turn in range(5):
         book.add(turn=turn, case=names[turn], decision="skipped", decided=None, confirmed=None)
-    said = {line.what: line.value for line in run(["aa=60"], lab(count=5))}
-    (row,) = [r for r in rows(tmp_path, "aa") if r.get("turn") == 4]
-    assert row["case"] == names[4]
+    said = {line.what: line.value for line in run(["aa=60"], lab(count=6))}
+    (row,) = [r for r in rows(tmp_path, "aa") if r.get("turn") == 5]
+    assert row["case"] == names[5]
     assert row["decided"]["blocks"] + sum(row["decided"]["thrown"].values()) > 0
     assert row["confirmed"]["call"] is None or row["confirmed"]["call"] > 0
-    assert "deviation of 4 blocks in exchanged memory 1.000%; deviation" in said[f"aa: {names[4]}"]
+    assert "deviation of 4 blocks in exchanged memory 1.000%; deviation" in said[f"aa: {names[5]}"]
 
 
 def test_intervals_beside_one_are_counted() -> None:
