@@ -5,7 +5,7 @@
 Prints Markdown tables. Every run is a simulated GPU with its own noise: launches share a drift and an autocorrelated
 clock, each side has autocorrelated noise of its own, and every block draws new address offsets. Nothing else is reset
 between blocks. Long calls leave two pairs to a block and few blocks to a comparison; what is not linear inside of a
-block shows in them, as it was measured on an H100. Caps count blocks: wall time is not simulated. Beside it stands what
+block shows in them, as it was measured on an H200. Caps count blocks: wall time is not simulated. Beside it stands what
 is often done instead: a 95% t-interval of the same pairs, looked at after each.
 """
 

@@ -123,7 +123,7 @@ class Rules(_Record):
     scale: float = Field(default=3.0, gt=0)
     """Gain over the spread of blocks that the confidence sequence is tuned for."""
     spread: float = Field(default=0.05, ge=0)
-    """Largest standard deviation of blocks that is believed: three times what blocks of two pairs show at an H100's
+    """Largest standard deviation of blocks that is believed: three times what blocks of two pairs show at an H200's
     power limit, and far more than others do. A candidate that is behind by more than that allows, 12% after two blocks,
     is slower without a third, and one that takes 1.8 times as long without a second: it earns no better number. No gain
     is ever claimed on so few. 0 for never."""

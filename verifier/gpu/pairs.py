@@ -3,7 +3,7 @@
 From block to block the two sides exchange the memory of their inputs, so that an address that is better favours both
 alike, and outputs and scratch are allocated anew. Where inputs are large, they do so every other block, and the base
 keeps its inputs in the one between. A call of each goes before and does not count: for some 20 ms after gigabytes were
-given back, calls are up to 4% slower (H100; the driver seems to clear them). Which side begins changes from block to
+given back, calls are up to 4% slower (H200; the driver seems to clear them). Which side begins changes from block to
 block, as `timing.candidate_first` says.
 
 Each call of the candidate that counts gets inputs that it has never seen: what is left of earlier calls, wherever a
