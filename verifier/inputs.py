@@ -9,7 +9,9 @@
                   pass 100, so that exp overflows where no maximum is subtracted; larger ones would lose honest kernels
                   of fp16 whose scores are rounded
     integers      whole numbers from -3 to 3, with many ties, exact in every dtype; where the reference reduces, the
-                  first tensor is from -7 to -1, so that a maximum which begins at zero shows
+                  first tensor is from -7 to -1, so that a maximum which begins at zero shows; of three tensors or more
+                  the first is negative and the second positive: beside scores that are all far under zero, a score of
+                  zero where a mask of the tail is missing is the largest, not one in a thousand
 
 Only floating tensors are replaced. Integer, bool and complex tensors, tensors whose values are all in {0, 1,
 -1, +-inf} (masks, labels) and everything that is no tensor keep the task's own values, fresh by seed. Shape,
@@ -40,6 +42,8 @@ PROBE_TERMS = 16
 SAMPLE = 4096
 STRUCTURE = 0.05
 """Share of zeros above which they have a meaning."""
+_SIGNED = 3
+"""Replaced tensors from which on the products of the first two of `integers` have one sign."""
 LARGE, LARGE_TOGETHER, SMALL = 64.0, 5.0, 2.0**-8
 """Deviations of `scaled` for one tensor and for several, and of `sparse`."""
 
@@ -219,7 +223,11 @@ def _scaled(own: Tensor, generator: torch.Generator, place: _Place) -> Tensor:
 
 
 def _integers(own: Tensor, generator: torch.Generator, place: _Place) -> Tensor:
-    low, high = (-7, 0) if place.reduced and place.number == 0 else (-3, 4)
+    low, high = -3, 4
+    if place.reduced:
+        low, high = (-7, 0) if place.number == 0 else (low, high)
+    elif place.among >= _SIGNED and place.number < 2:
+        low, high = ((-3, 0), (1, 4))[place.number]
     return _like(_empty(own, generator).random_(low, high, generator=generator), own)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from verifier import inputs
+from verifier import inputs, numerics
+from verifier.problem import Precision
 
 
 def task() -> list[Any]:
@@ -62,6 +63,17 @@ def test_of_several_tensors_the_products_are_large_and_of_reductions_the_first_i
     first, second = inputs.draw("integers", lambda: tensors, 5, reduced=True)
     assert first.max() == -1
     assert (second.min(), second.max()) == (-3, 3)
+
+
+def test_a_tail_without_a_mask_shows_in_an_attention() -> None:
+    shape = (1, 2, 1000, 64)
+    q, k, v = inputs.draw("integers", lambda: [torch.rand(shape, dtype=torch.float16) for _ in range(3)], 5)
+    padded = torch.cat([k, torch.zeros(1, 2, 8, 64, dtype=k.dtype)], 2), torch.nn.functional.pad(v, (0, 0, 0, 8))
+    right, wrong = (
+        torch.softmax(q.double() @ keys.double().mT / 8, -1) @ values.double() for keys, values in ((k, v), padded)
+    )
+    assert numerics.compare(right.half(), right, right.half(), Precision.FP16).passed
+    assert not numerics.compare(wrong.half(), right, right.half(), Precision.FP16).passed
 
 
 @pytest.mark.parametrize("name", inputs.DRAWS[1:])
