@@ -8,7 +8,7 @@ _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SECTION = struct.Struct("<IIQQQQIIQQ")
 _SYMBOL = struct.Struct("<IBBHQQ")
 _SEGMENT = struct.Struct("<IIQQQQQQ")
-_LINES = frozenset({".debug_line", ".rela.debug_line"})
+_LINES = frozenset({".debug_line", ".rel.debug_line", ".rela.debug_line"})
 MAX_SECTIONS = 4096
 MAX_SYMBOLS = 65_536
 _NOBITS = 8
@@ -36,7 +36,7 @@ def whole(data: bytes) -> bool:
 
 def same_code(one: bytes, other: bytes) -> bool:
     """Whether two such files differ at most in their table of source lines, and in where their parts lie for its sake.
-    The assembler of Triton 3.6 writes the time of a source file there, where the file is to be found.
+    Some assemblers write the time of a source file there, where the file is to be found.
     """
     return one == other or (whole(one) and whole(other) and _but_lines(one) == _but_lines(other))
 
