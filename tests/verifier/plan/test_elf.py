@@ -49,16 +49,16 @@ def test_what_is_no_cubin_is_the_same_as_nothing_else(cubin: bytes) -> None:
     assert not elf.same_code(cubin, cubin[:-64])
 
 
-def test_lines_of_a_file_that_is_gone_are_those_of_the_file(cubin: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["a.py", "four.py", "sixteen.py"])
+@pytest.mark.parametrize("target", ["sm_80", "sm_90a"])
+def test_lines_of_a_file_that_is_gone_are_those_of_the_file(target: str, name: str, tmp_path: Path) -> None:
     """The assembler of some Tritons writes the file's time and size where it finds the file."""
-    text = (
-        '.version 8.0\n.target sm_90a\n.address_size 64\n.visible .entry k() {\n.loc 1 1 0\nret;\n}\n.file 1 "a.py"\n'
-    )
-    (tmp_path / "k.ptx").write_text(text)
+    code = f".target {target}\n.address_size 64\n.visible .entry k() {{\n.loc 1 1 0\nret;\n}}\n"
+    (tmp_path / "k.ptx").write_text(f'.version 8.0\n{code}.file 1 "{name}"\n')
     made = []
     for there in (True, False):
-        (tmp_path / "a.py").write_text("pass") if there else (tmp_path / "a.py").unlink()
+        (tmp_path / name).write_text("pass") if there else (tmp_path / name).unlink()
         tool = str(triton.knobs.nvidia.ptxas.path)
-        subprocess.run([tool, "-lineinfo", "--gpu-name=sm_90a", "k.ptx", "-o", "k.o"], cwd=tmp_path, check=True)
+        subprocess.run([tool, "-lineinfo", f"--gpu-name={target}", "k.ptx", "-o", "k.o"], cwd=tmp_path, check=True)
         made.append((tmp_path / "k.o").read_bytes())
     assert elf.same_code(*made)
