@@ -49,9 +49,9 @@ def measure(lab: Lab, book: Book, clock: Clock) -> None:
         for future in as_completed(work):
             key = work[future]
             row = future.result()
-            if row is None or row["status"] == "none":
+            if row is not None and row["status"] == "none":
                 waiting.append(key)
-            else:
+            elif row is not None:
                 add(key, row)
         for key in waiting:
             if (row := _judged(lab, worker, packed, entries[key], clock)) is not None:

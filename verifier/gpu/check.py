@@ -26,6 +26,7 @@ from verifier import inputs, numerics
 from verifier.gpu.aten import decode
 from verifier.gpu.device import Device
 from verifier.gpu.link import Link, RunnerFailed
+from verifier.gpu.memory import poison_byte
 from verifier.gpu.references import References
 from verifier.gpu.slots import Arena, Place, broken_guards, want_dense, want_tensor, want_values
 from verifier.interpreter.compare import compare_values, quick_values
@@ -136,8 +137,7 @@ class Slots:
     def poison(self) -> None:
         """NaN in every floating and complex dtype, odd numbers elsewhere."""
         for i, slot in enumerate(self.outputs.views):
-            floating = slot.dtype.is_floating_point or slot.dtype.is_complex
-            self.outputs.storage(i).fill_(0xFF if floating else 0xAA)
+            self.outputs.storage(i).fill_(poison_byte(slot.dtype))
 
     def broken(self) -> str:
         """Which guard was written over, in words; empty if none was."""
@@ -366,7 +366,6 @@ def in_full(
     tree = _tree(program, outputs)
     if checks := quick_values(tree, made.native, precision, floors, workload=workload, draw=draw):
         return checks
-
     return compare_values(
         tree, made.native, made.expected, made.ruler, precision, given=list(leaves(made.inputs)), workload=workload,
         draw=draw, second=lambda: made.cut,

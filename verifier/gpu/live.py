@@ -39,6 +39,7 @@ from torch import Tensor
 from verifier.gpu.check import Loaded, Slots, in_full, write
 from verifier.gpu.device import Device
 from verifier.gpu.link import Link, RunnerFailed
+from verifier.gpu.memory import poison_byte
 from verifier.gpu.pairs import TimedWrong
 from verifier.reference import Reference
 from verifier.specs import leaves
@@ -325,7 +326,7 @@ def _parts(view: Tensor) -> list[Tensor]:
 
 def _poisoned(view: Tensor, parts: Sequence[Tensor]) -> bool:
     """Whether the parts of an output hold what `Slots.poison` put there, all of them."""
-    byte = 0xFF if view.dtype.is_floating_point or view.dtype.is_complex else 0xAA
+    byte = poison_byte(view.dtype)
     return view.numel() >= _LEAST_ELEMENTS and all(bool((part == byte).all()) for part in parts)
 
 

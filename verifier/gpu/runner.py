@@ -25,7 +25,7 @@ from torch import Tensor
 from verifier.gpu.answering import PATIENCE, Answering, serve
 from verifier.gpu.cuda import CudaError
 from verifier.gpu.device import Call, Captured, Device, open_device
-from verifier.gpu.memory import NAN_BYTE, ODD_BYTE, ReplayError
+from verifier.gpu.memory import ReplayError, poison_byte
 from verifier.gpu.protocol import FROM_JUDGE, Channel, FailureKind, Message, Reply
 from verifier.gpu.replay import Replayer
 from verifier.gpu.slots import Flags, all_bytes, seal
@@ -86,7 +86,7 @@ class _Program:
         for made, value in zip(self.last, self.replayer.program.output_values(), strict=True):
             storage = self.replayer.program.storages[self.replayer.program.values[value].storage]
             if storage.origin == "forward" and storage.bytes <= most:
-                all_bytes(made).fill_(NAN_BYTE if made.dtype.is_floating_point or made.dtype.is_complex else ODD_BYTE)
+                all_bytes(made).fill_(poison_byte(made.dtype))
 
     def capture(self, device: Device, *, graph: bool) -> None:
         """Makes it ready to be timed. Its first run is not in a graph, nor is any where that cannot or must not be."""

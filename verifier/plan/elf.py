@@ -45,20 +45,21 @@ def _but_lines(data: bytes) -> tuple[object, ...]:
     fields = _HEADER.unpack_from(data)
     table, size, count = fields[5], fields[9], fields[10]
     segments = [_SEGMENT.unpack_from(data, table + i * size) for i in range(count)] if size == _SEGMENT.size else []
-    loaded = [(s[:2], s[3:]) if s[2] == table else _loaded(data, s) for s in segments]
+    rows = _rows(data)
+    loaded = [(s[:2], s[3:]) if s[2] == table else _loaded(data, s, rows) for s in segments]
     parts = [
         (name, row[:4], row[6:]) if name in _LINES
         else (name, row[:4], row[5:], b"" if row[1] == _NOBITS else data[row[4] : row[4] + row[5]])
-        for name, row in _rows(data)
+        for name, row in rows
     ]  # fmt: skip
     return fields[:5], fields[7:], len(segments), loaded, parts
 
 
-def _loaded(data: bytes, segment: tuple[int, ...]) -> tuple[object, ...]:
+def _loaded(data: bytes, segment: tuple[int, ...], rows: list[tuple[str, tuple[int, ...]]]) -> tuple[object, ...]:
     """A segment but for where it lies: the names of its sections in order, and what is not zero between them."""
     start, end = segment[2], segment[2] + segment[5]
     between, names = bytearray(data[start:end]), []
-    for name, row in sorted(_rows(data), key=lambda named: named[1][4]):
+    for name, row in sorted(rows, key=lambda named: named[1][4]):
         if row[1] != _NOBITS and start <= row[4] < end:
             names.append(name)
             between[row[4] - start : row[4] + row[5] - start] = bytes(row[5])
