@@ -6,7 +6,6 @@ must leave equal bits behind; where an argument differed before, something earli
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from experiments.fidelity.measure import checksums
 from verifier.gpu.launch import Launcher
+from verifier.gpu.memory import foreign
 from verifier.gpu.packing import passed
 from verifier.plan.arguments import DescriptorArg, PointerArg
 from verifier.plan.schema import Alternative, KernelImage, LaunchStep, Program
@@ -123,23 +123,7 @@ class WatchedLauncher:
         pairs = zip(passed(launch), addresses, strict=False)
         pointers = [(a, address) for a, address in pairs if isinstance(a, PointerArg | DescriptorArg)]
         sizes = self._program.storages
-        return {a.name: _region(address, sizes[a.storage].bytes - a.offset, self._device) for a, address in pointers}
-
-
-class _Region:
-    """Device memory for `torch.as_tensor`."""
-
-    def __init__(self, address: int, size: int) -> None:
-        self.__cuda_array_interface__ = {
-            "shape": (size,), "typestr": "|u1", "data": (address, False), "strides": None, "version": 3,
-        }  # fmt: skip
-
-
-def _region(address: int, size: int, device: torch.device) -> Tensor:
-    """Memory of someone else as uint8; on the host for tests."""
-    if device.type == "cpu":
-        return torch.frombuffer((ctypes.c_uint8 * size).from_address(address), dtype=torch.uint8)
-    return torch.as_tensor(_Region(address, size), device=device)
+        return {a.name: foreign(address, sizes[a.storage].bytes - a.offset, self._device) for a, address in pointers}
 
 
 def fates(direct: Sequence[Seen], replayed: Sequence[Seen]) -> list[Fate]:

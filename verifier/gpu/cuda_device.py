@@ -20,7 +20,7 @@ from verifier.gpu.cuda import CudaError
 from verifier.gpu.device import Call, Capturable, Captured, Failure, Timed
 from verifier.gpu.graph import CapturedProgram
 from verifier.gpu.launch import CudaLauncher, Launcher
-from verifier.gpu.memory import ReplayError, Span
+from verifier.gpu.memory import ReplayError, foreign
 from verifier.gpu.protocol import FailureKind
 
 _CLOCK_CYCLES = 400_000
@@ -67,7 +67,7 @@ class CudaBlock:
             raise ValueError("outside of the block")
         if not count:
             return torch.empty(0, dtype=torch.uint8, device=self._device)
-        return torch.as_tensor(Span(self._address + start, count), device=self._device)
+        return foreign(self._address + start, count, self._device)
 
     def close(self) -> None:
         """Waits for the device first, so that no kernel loses memory under its feet."""

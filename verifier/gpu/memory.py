@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import secrets
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -133,14 +132,14 @@ class Memory:
 def part_of(whole: Tensor, start: int, count: int) -> Tensor:
     """`count` bytes of a dense uint8 tensor in a torch storage of its own. Dies with `whole` on a GPU."""
     if whole.is_cuda:
-        return torch.as_tensor(Span(whole.data_ptr() + start, count), device=whole.device)
+        return foreign(whole.data_ptr() + start, count, whole.device)
     return torch.from_numpy(whole.numpy()[start : start + count])
 
 
-class Span:
-    """Device memory as torch takes it (CUDA Array Interface, version 3)."""
+def foreign(address: int, count: int, device: torch.device) -> Tensor:
+    """`count` bytes of memory that is not torch's, as a uint8 tensor that does not keep it alive.
 
-    def __init__(self, address: int, count: int) -> None:
-        self.__cuda_array_interface__: dict[str, Any] = {
-            "shape": (count,), "typestr": "|u1", "data": (address, False), "version": 3, "strides": None,
-        }  # fmt: skip
+    `torch.as_tensor` takes such memory by the CUDA Array Interface, and never lets go of its shape and its address.
+    """
+    storage = torch._C._construct_storage_from_data_pointer(address, device, count)
+    return torch.empty(0, dtype=torch.uint8, device=device).set_(storage)
