@@ -118,7 +118,10 @@ def test_the_command_serves_until_interrupted(tmp_path: Path) -> None:
     ]
     command += ["--requests", str(tmp_path / "seen.jsonl")]
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environ, stdout=pipe, stderr=pipe, text=True) as child:
+        signal.signal(signal.SIGINT, before)
         assert child.stdout is not None
         assert child.stderr is not None
         url = child.stdout.readline().split()[2]

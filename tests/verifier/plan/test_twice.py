@@ -85,7 +85,8 @@ def test_equal_up_to_names_and_order(twice: Callable[..., Any], body: str) -> No
 )
 def test_chance_is_a_warning(twice: Callable[..., Any], body: str) -> None:
     found, controls = twice(body)
-    assert (found.severity, found.code, controls) == ("warning", "not-repeatable", 1)
+    assert (found.severity, found.code) == ("warning", "not-repeatable")
+    assert 1 <= controls <= CONTROLS  # a control may by chance be what the first trace was
 
 
 ASKS = INIT + "        self.traced = __name__ == 'candidate'\n    def forward(self, x):\n"

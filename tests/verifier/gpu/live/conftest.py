@@ -86,7 +86,7 @@ def request_of(problem: Problem) -> Callable[..., Request]:
     """A live request for workload `small`; few blocks, and no care for what else the machine does."""
 
     def make(**changes: Any) -> Request:
-        known = {"path": "live", "problem": problem, "seed": 7, "workloads": ("small",), "command_seconds": 5.0}
+        known = {"path": "live", "problem": problem, "seed": 7, "workloads": ("small",), "command_seconds": 30.0}
         known |= {"rules": Rules(max_blocks=6, max_seconds=30), "disturbance": 1e9}
         return Request(**{**known, **changes})
 
