@@ -87,7 +87,7 @@ def request_of(problem: Problem) -> Callable[..., Request]:
 
     def make(**changes: Any) -> Request:
         known = {"path": "live", "problem": problem, "seed": 7, "workloads": ("small",), "command_seconds": 30.0}
-        known |= {"rules": Rules(max_blocks=6, max_seconds=30), "disturbance": 1e9}
+        known |= {"rules": Rules(max_blocks=6, max_seconds=30, uneven=0.0), "disturbance": 1e9}
         return Request(**{**known, **changes})
 
     return make

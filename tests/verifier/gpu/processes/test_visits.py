@@ -24,7 +24,7 @@ from verifier.verdict import Status
 Make = Callable[..., Plans]
 Ask = Callable[..., Request]
 HERE = Path(__file__).parent
-BUSY = Rules(max_blocks=3, max_seconds=30, host_share=0.0, spread=0.0)
+BUSY = Rules(max_blocks=3, max_seconds=30, host_share=0.0, spread=0.0, uneven=0.0)
 """A busy machine throws out no block, and all three are taken."""
 SHORT = 0.6
 """Seconds of the deadline where something hangs."""
