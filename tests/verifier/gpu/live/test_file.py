@@ -34,10 +34,10 @@ def test_windows_are_long_however_short_a_call_is(ran: Ran) -> None:
 
 
 def test_a_file_that_is_slower_than_its_plan(ran: Ran) -> None:
-    found = ran(forward("time.sleep(0.02)\nreturn x * 2.0 + y", "import time"))
+    found = ran(forward("time.sleep(0.06)\nreturn x * 2.0 + y", "import time"))
     (timing,) = found.timings
     assert (found.outputs, timing.calls) == ("bitwise", 1), found.reason
-    assert timing.file_seconds > 0.015
+    assert timing.file_seconds > 0.03  # of 0.06, less what this machine is busy with
     assert timing.log_ratio < 0
 
 
