@@ -113,8 +113,8 @@ class ScriptedModel:
 
 
 class ScriptedBench:
-    """Judges by the source's comment. `faults` names how many calls of each stage raise InfrastructureError
-    first.
+    """Judges by the source's comment. Each call takes `seconds`. `faults` names how many calls of each stage take ten
+    times as long and raise InfrastructureError first.
     """
 
     def __init__(self, *, seconds: float = 0.0, faults: dict[str, int] | None = None) -> None:
@@ -182,7 +182,7 @@ class ScriptedBench:
             self.calls[stage] += 1
             fails = self._faults.get(stage, 0) > 0
             self._faults[stage] = self._faults.get(stage, 0) - 1
-        time.sleep(self._seconds)
+        time.sleep(self._seconds * (10 if fails else 1))
         if fails:
             raise InfrastructureError(f"the {stage} worker broke")
 

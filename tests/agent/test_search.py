@@ -456,13 +456,13 @@ async def both_in_flight(folder: RunFolder) -> None:
 
 async def test_a_second_request_cancels_calls_in_flight(tmp_path: Path) -> None:
     folder, stop = make_run(tmp_path / "run", width=2), Stop()
-    task = asyncio.create_task(go(folder, Drafts(2), ScriptedModel(delay=lambda request: 30.0), stop=stop))
+    task = asyncio.create_task(go(folder, Drafts(2), ScriptedModel(delay=lambda request: 300.0), stop=stop))
     await both_in_flight(folder)
     stop.request()
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(asyncio.shield(task), 0.1)
     stop.request()
-    summary = await asyncio.wait_for(task, 5)
+    summary = await asyncio.wait_for(task, 60)
     assert (summary.reason, summary.spent.calls, summary.ended) == (Reason.INTERRUPTED, 2, 0)
     again = await go(folder, Drafts(2), ScriptedModel(always("correct", 2.0)))
     assert (again.reason, again.ended, again.spent.calls) == (Reason.STRATEGY, 2, 4)

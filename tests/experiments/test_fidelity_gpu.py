@@ -122,15 +122,19 @@ def test_a_late_child_is_ended_with_its_own_children(tmp_path: Path, monkeypatch
         "def waits(report, payload):\n"
         "    own = os.fork()\n"
         "    if own == 0:\n"
-        "        time.sleep(60)\n"
+        "        time.sleep(600)\n"
         "    report.note(own=own)\n"
         "    report.stage('waiting')\n"
-        "    time.sleep(60)\n"
+        "    time.sleep(600)\n"
+        "def ends(report, payload):\n"
+        "    pass\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    found = Children(preload=()).run("endless_job:waits", tmp_path, {}, 3.0)
+    children = Children(preload=())
+    assert children.run("endless_job:ends", tmp_path, {}, 120.0)["status"] == "ok", "the server runs"
+    found = children.run("endless_job:waits", tmp_path, {}, 3.0)
     assert (found["status"], found["stage"]) == ("timeout", "waiting")
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not _ended(found["own"]):
         assert time.monotonic() < end
         time.sleep(0.02)

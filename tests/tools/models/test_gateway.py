@@ -169,7 +169,8 @@ async def test_a_cancelled_call_stays_reserved_and_counts_as_sent(tmp_path: Path
     model, store = Scripted("hi", "hi"), CompletionStore(tmp_path)
     model.gate = asyncio.Event()
     task = asyncio.create_task(Gateway(model, meter, store).complete(ask()))
-    await asyncio.sleep(0.05)
+    while not model.calls:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -199,8 +200,9 @@ async def test_different_requests_overlap(tmp_path: Path, meter: Any, ask: Ask) 
     model.gate = asyncio.Event()
     gateway = Gateway(model, meter, CompletionStore(tmp_path))
     tasks = [asyncio.create_task(gateway.complete(ask(f"a{n}/1"))) for n in range(8)]
-    await asyncio.sleep(0.1)
-    assert (model.calls, len(meter.held)) == (8, 8)
+    while model.calls < 8:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    assert len(meter.held) == 8
     model.gate.set()
     await asyncio.gather(*tasks)
     assert (meter.held, len(meter.settled)) == ({}, 8)

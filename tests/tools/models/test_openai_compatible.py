@@ -152,13 +152,13 @@ def test_a_redirect_is_not_followed(talk: Callable[..., Talk], serve: Any) -> No
 
 
 def test_a_hang_ends(talk: Callable[..., Talk]) -> None:
-    completion = talk(Reply(fault="hang"), Reply(), timeout_seconds=0.3).complete()
+    completion = talk(Reply(fault="hang"), Reply(), timeout_seconds=1.5).complete()
     assert statuses(completion.attempts) == [None, 200]
-    assert "0.3 s" in completion.attempts[0].error
+    assert "1.5 s" in completion.attempts[0].error
 
 
 def test_a_stream_that_stalls_ends(talk: Callable[..., Talk]) -> None:
-    conversation = talk(Reply("x" * 100, fault="stall"), Reply(), stream=True, timeout_seconds=0.3)
+    conversation = talk(Reply("x" * 100, fault="stall"), Reply(), stream=True, timeout_seconds=1.5)
     assert statuses(conversation.complete().attempts) == [200, 200]
 
 

@@ -61,7 +61,8 @@ def test_the_key_appears_nowhere(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     server = serve([reply, reply])
-    given = profile(server.url, api_key_env="TEST_KEY", stream=stream, timeout_seconds=0.3)
+    seconds = 0.3 if reply.fault == "hang" else 30.0
+    given = profile(server.url, api_key_env="TEST_KEY", stream=stream, timeout_seconds=seconds)
     model = OpenAICompatible(given, retry=RetryPolicy(attempts=2, first_wait=0.01))
     seen = []
     try:

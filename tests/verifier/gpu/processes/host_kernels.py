@@ -138,7 +138,7 @@ def slow(launch: Alternative, addresses: Sequence[int]) -> None:
 
 
 def slower(launch: Alternative, addresses: Sequence[int]) -> None:
-    time.sleep(0.2)
+    time.sleep(0.5)
     right(launch, addresses)
 
 

@@ -36,7 +36,7 @@ class Seen(GpuWorker):
         self.requests.append(request)
         confirmation = request.confirmation and request.confirmation.model_copy(update={"max_blocks": 10, "pilot": 8})
         rules = request.rules.model_copy(update={"max_blocks": 2})
-        quick = {"rules": rules, "confirmation": confirmation, "command_seconds": 5.0}
+        quick = {"rules": rules, "confirmation": confirmation, "command_seconds": 60.0}
         visit = super().visit(request.model_copy(update=quick), plans, fresh_runner=fresh_runner)
         self.runners += self.pids()["runner"]
         return visit

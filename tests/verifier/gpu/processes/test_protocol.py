@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +15,8 @@ from verifier.gpu.protocol import FROM_JUDGE, FROM_RUNNER, Caps, Channel, Expire
 from verifier.sandbox import wire
 
 Pair = tuple[Channel, Channel]
+SECONDS = 60.0
+"""A deadline where nothing hangs."""
 
 
 @pytest.fixture
@@ -30,9 +31,10 @@ def test_a_message_arrives_with_blobs_and_descriptors(pair: Pair) -> None:
     judge, runner = pair
     read, write = os.pipe()
     blob = os.urandom(3 << 20)  # more than a socket holds
-    sender = threading.Thread(target=judge.send, args=({"a": [1, None]}, {"b": blob}, [write]), kwargs={"seconds": 10})
+    given = ({"a": [1, None]}, {"b": blob}, [write])
+    sender = threading.Thread(target=judge.send, args=given, kwargs={"seconds": SECONDS})
     sender.start()
-    message = runner.receive(seconds=10)
+    message = runner.receive(seconds=SECONDS)
     sender.join()
     os.close(write)
     assert (message.header, message.blobs) == ({"a": [1, None]}, {"b": blob})
@@ -45,9 +47,9 @@ def test_a_message_arrives_with_blobs_and_descriptors(pair: Pair) -> None:
 def test_descriptors_of_a_runner_are_dropped(pair: Pair) -> None:
     judge, runner = pair
     before = len(os.listdir("/proc/self/fd"))
-    runner.send({}, fds=[0, 1, 2], seconds=1)
+    runner.send({}, fds=[0, 1, 2], seconds=SECONDS)
     with pytest.raises(ProtocolError, match="another number"):
-        judge.receive(seconds=1)
+        judge.receive(seconds=SECONDS)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -55,51 +57,49 @@ def test_too_many_descriptors_are_refused_and_closed() -> None:
     one, two = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with one, two:
         before = len(os.listdir("/proc/self/fd"))
-        Channel(two, FROM_JUDGE).send({}, fds=[0] * 5, seconds=1)
+        Channel(two, FROM_JUDGE).send({}, fds=[0] * 5, seconds=SECONDS)
         with pytest.raises(ProtocolError):
-            Channel(one, Caps(1 << 10, 0, 2)).receive(seconds=1)
+            Channel(one, Caps(1 << 10, 0, 2)).receive(seconds=SECONDS)
         assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_caps_hold_before_anything_is_read(pair: Pair) -> None:
     judge, runner = pair
-    runner.send({}, {"b": b"x"}, seconds=1)
+    runner.send({}, {"b": b"x"}, seconds=SECONDS)
     with pytest.raises(ProtocolError, match="blobs of 1 bytes"):
-        judge.receive(seconds=1)
+        judge.receive(seconds=SECONDS)
 
 
 def test_a_message_that_does_not_end_is_given_up(pair: Pair) -> None:
     judge, runner = pair
     runner.socket.send(b"".join(wire.pack({"fds": 0}, {}))[:-1])
-    start = time.monotonic()
     with pytest.raises(Expired):
         judge.receive(seconds=0.1)
-    assert time.monotonic() - start < 1
 
 
 def test_drops_do_not_postpone_the_deadline(pair: Pair) -> None:
     judge, runner = pair
-    over = threading.Event()
+    over, sent = threading.Event(), []
 
     def drip() -> None:
+        runner.socket.send(wire.MAGIC + (6000).to_bytes(4, "little"))  # two minutes of drops
         while not over.wait(0.02):
-            runner.socket.send(wire.MAGIC[:1] if first else b"\0")
-            first.clear()
+            sent.append(runner.socket.send(b"x"))
 
-    first = [1]
     dripping = threading.Thread(target=drip)
     dripping.start()
-    with pytest.raises((Expired, ProtocolError)):
+    with pytest.raises(Expired):
         judge.receive(seconds=0.3)
     over.set()
     dripping.join()
+    assert len(sent) < 6000
 
 
 def test_a_closed_line_is_gone(pair: Pair) -> None:
     judge, runner = pair
     runner.close()
     with pytest.raises(Gone):
-        judge.receive(seconds=1)
+        judge.receive(seconds=SECONDS)
 
 
 def test_one_who_does_not_read_does_not_block(pair: Pair) -> None:
@@ -115,7 +115,7 @@ def test_noise_raises_nothing_else(noise: bytes, framed: bool) -> None:
         two.send(wire.MAGIC + len(noise).to_bytes(4, "little") + noise if framed else noise + b"\0")
         two.close()
         with pytest.raises((ProtocolError, Gone)):
-            Channel(one, FROM_RUNNER).receive(seconds=1)
+            Channel(one, FROM_RUNNER).receive(seconds=SECONDS)
 
 
 JUNK = st.recursive(

@@ -98,12 +98,12 @@ def test_flags_say_go_and_done() -> None:
     os.close(fd)
     thread = threading.Timer(0.05, lambda: theirs.set(Flags.DONE, 7))
     thread.start()
-    assert ours.wait(Flags.DONE, 7, 5.0)
+    assert ours.wait(Flags.DONE, 7, 60.0)
     thread.join()
-    start = time.perf_counter()
     assert not ours.wait(Flags.GO, 7, 0.05)
-    assert not ours.wait(Flags.GO, 7, 30.0, unless=lambda: True)
-    assert time.perf_counter() - start < 1
+    start = time.perf_counter()
+    assert not ours.wait(Flags.GO, 7, 120.0, unless=lambda: True)
+    assert time.perf_counter() - start < 60
     ours.close()
     theirs.close()
 

@@ -28,6 +28,8 @@ BUSY = Rules(max_blocks=3, max_seconds=30, host_share=0.0, spread=0.0, uneven=0.
 """A busy machine throws out no block, and all three are taken."""
 SHORT = 0.6
 """Seconds of the deadline where something hangs."""
+SOON = SHORT + 30
+"""Seconds in which the verdict after a hang is there: two on a machine of one's own, and far from a hang's 1,000."""
 
 
 def codes(visit: Visit) -> set[str]:
@@ -88,26 +90,26 @@ LOST = {
 @pytest.mark.parametrize("kernel", LOST)
 def test_a_lost_runner_costs_one_verdict(worker: GpuWorker, plans: Make, request_of: Ask, kernel: str) -> None:
     start = time.perf_counter()
-    visit = worker.visit(request_of(command_seconds=SHORT), plans(kernel))
+    visit = worker.visit(request_of(**{"command_seconds": SHORT} if kernel == "hang" else {}), plans(kernel))
     assert visit.status is LOST[kernel][0], visit.reason
     assert codes(visit) & {LOST[kernel][1], "wrong-value"}
     old = worker.pids()
     again = worker.visit(request_of(), plans("right"))
-    assert time.perf_counter() - start < SHORT + 2
+    assert time.perf_counter() - start < SOON
     assert again.status is None, again.reason
     assert worker.pids()["judge"] == old["judge"]
 
 
 def test_many_slow_runs_are_the_candidates_fault(worker: GpuWorker, plans: Make, request_of: Ask) -> None:
     """Each ends in time, and all together would pass the limit of the visit, which would be ours."""
-    visit = worker.visit(request_of(limit_seconds=2.0), plans("slower"))
+    visit = worker.visit(request_of(limit_seconds=5.0), plans("slower"))
     assert (visit.status, codes(visit)) == (Status.TIMEOUT, {"hang"}), visit.reason
     assert worker.visit(request_of(), plans("right")).status is None
 
 
 def test_a_right_plan_that_is_too_slow_to_be_timed_is_right(worker: GpuWorker, plans: Make, request_of: Ask) -> None:
     before = worker.pids()
-    request = request_of(timed=("small",), draws=("task",), repeats=1, probe=False, limit_seconds=1.6)
+    request = request_of(timed=("small",), draws=("task",), repeats=1, probe=False, limit_seconds=4.0)
     visit = worker.visit(request, plans("slower", based=True))
     assert (visit.status, visit.test.outcome, visit.timings) == (None, "passed", ()), visit.reason
     (said,) = visit.test.findings
@@ -245,7 +247,7 @@ def test_a_hang_while_timed_ends_in_time(worker: GpuWorker, plans: Make, request
     visit = worker.visit(request, plans("stall", based=True))
     assert visit.status is Status.TIMEOUT, visit.reason
     assert worker.visit(request_of(), plans("right")).status is None
-    assert time.perf_counter() - start < SHORT + 2
+    assert time.perf_counter() - start < SOON
 
 
 def test_a_base_that_cannot_be_timed_is_said(worker: GpuWorker, plans: Make, request_of: Ask) -> None:
