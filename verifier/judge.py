@@ -39,6 +39,7 @@ from verifier.interpreter.gate import (
     run_gate,
     run_reference,
 )
+from verifier.interpreter.replay_gate import plan_fault
 from verifier.loader import read_inspection
 from verifier.plan import twice
 from verifier.plan.agreement import difference, read_calls, untested
@@ -75,6 +76,7 @@ COMPILE_PRELOAD = (
     "triton",
     "verifier.plan.warm",
     "verifier.interpreter.compare",
+    "verifier.interpreter.replayed",
     "verifier.plan.rebuild",
     "verifier.profile.job",
 )
@@ -304,7 +306,9 @@ class Judge:
             return Diagnostic(severity="error", code="behaves-differently", message=differs)
         if reason := untested(kept.plan, kept.blobs, small, job.blobs):
             return Diagnostic(severity="warning", code="not-compared", message=reason)
-        return None
+        if expected.sampled:  # too large to replay as a whole
+            return None
+        return plan_fault(self.problem, self._zygotes, expected, job.value["plan"], job.blobs)
 
     def profile(self, stage: CompileStage, test: TestStage) -> ProfileReport:
         """The analytic estimate and its diagnosis, and what the visit to a GPU measured where there was one. Of a file

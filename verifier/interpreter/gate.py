@@ -345,9 +345,9 @@ def _judge(
     """Compares in a trusted job and puts the evidence together."""
     name = expected.workload.name
     done = {i: d for i, d in enumerate(expected.value["draws"]) if f"d{i}" in said.outputs}
-    compared = _compare(problem, zygotes, expected, said, outputs, done)
+    compared = compare(problem, zygotes, expected, said.outputs, outputs, done)
     checks = tuple(OutputCheck(**c) for c in compared["checks"])
-    findings = [*value_findings(checks), *_mutations(expected, said, done)]
+    findings = [*value_findings(checks), *mutations(expected, said.mutated, done)]
     findings += said.diagnostics(source)
     errors = [f for f in findings if f.severity == "error"]
     skipped = dict(expected.value["skipped"])
@@ -365,14 +365,15 @@ def _judge(
     )  # fmt: skip
 
 
-def _compare(
-    problem: Problem, zygotes: Zygotes, expected: Expected, said: answers.Answer,
+def compare(
+    problem: Problem, zygotes: Zygotes, expected: Expected, specs: Mapping[str, Any],
     outputs: Mapping[str, bytes], done: Mapping[int, dict[str, Any]],
 ) -> dict[str, Any]:  # fmt: skip
-    draws = [{**d, "prefix": f"d{i}", "output": said.outputs[f"d{i}"]} for i, d in done.items()]
+    """What `compare_job` says of the outputs of the draws `done`; `specs` by prefix. Raises InfrastructureError."""
+    draws = [{**d, "prefix": f"d{i}", "output": specs[f"d{i}"]} for i, d in done.items()]
     probe = expected.value["probe"]
-    if probe is not None and "probe" in said.outputs:
-        probe = {**probe, "output": said.outputs["probe"]}
+    if probe is not None and "probe" in specs:
+        probe = {**probe, "output": specs["probe"]}
     payload = {
         "workload": expected.workload.name, "precision": str(problem.precision), "draws": draws,
         "probe": probe, "sampled": expected.sampled,
@@ -401,11 +402,12 @@ def value_findings(checks: tuple[OutputCheck, ...]) -> list[Diagnostic]:
     return [Diagnostic(severity="error", code="wrong-value", message=message, count=len(wrong))]
 
 
-def _mutations(
-    expected: Expected, said: answers.Answer, done: Mapping[int, dict[str, Any]]
+def mutations(
+    expected: Expected, mutated: Mapping[str, list[int]], done: Mapping[int, dict[str, Any]]
 ) -> list[Diagnostic]:  # fmt: skip
+    """An input tensor that is changed, by draw, where the reference leaves it as it is."""
     for i, draw in done.items():
-        extra = sorted(set(said.mutated.get(f"d{i}", [])) - set(draw["mutated"]))
+        extra = sorted(set(mutated.get(f"d{i}", [])) - set(draw["mutated"]))
         if extra:
             message = f"input tensor {extra[0]} is changed in place; the reference leaves it as it is"
             return [Diagnostic(severity="error", code="input-mutated", message=message)]

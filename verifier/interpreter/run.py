@@ -4,9 +4,9 @@ Runs in a disposable fork of a zygote that was started with TRITON_INTERPRET=1. 
 process, so what the job says about traffic, races or mutated inputs is the candidate's word; the expected
 values are not here, and the outputs leave as bytes that a trusted job checks.
 
-What it does not protect against: a candidate that recognises the interpreter and computes with PyTorch
-instead of its kernels, and that also forges the list of what it did, which is compared with a trace
-(`plan/agreement.py`). The run on a GPU is there for that.
+What it does not protect against: a candidate that recognises the interpreter and computes by other means than its
+kernels. The list of what it did is compared with a trace (`plan/agreement.py`), and the traced plan of the same
+workload is replayed without the file (`replayed.py`).
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ apart could show an honest kernel to one and another to the other. So the tested
 lists of what `forward` did must agree: the same torch functions, the same kernels by text and globals, the same grids,
 constants, and inputs and weights behind pointers (`calllog.py`). What the timed plan launches must be what was tested.
 
-What it cannot find: a file that forges a list inside its own process, and Python that Triton runs while it
-compiles a kernel (`constexpr_function`). The replay on a GPU, and the run of the file itself before it is
-called best, are there for that.
+What it cannot find: a file that forges a list inside its own process, work that is on neither list, and Python that
+Triton runs while it compiles a kernel. So the plan of the tested workload is replayed too
+(`interpreter/replay_gate.py`).
 """
 
 from __future__ import annotations
