@@ -161,9 +161,9 @@ def _sample(tensor: Tensor) -> Tensor:
 def _structured(made: Tensor, own: Tensor) -> Tensor:
     """`made` with the zeros and the symmetry of the task's own tensor."""
     if float((_sample(own).float() == 0).float().mean()) > STRUCTURE:
-        made.copy_(made.float() * (own.float() != 0))
+        made = _like(made.float() * (own.float() != 0), own)
     if _symmetric(own):
-        made.copy_(torch.triu(made.float()) + torch.triu(made.float(), 1).mT)
+        made = _like(torch.triu(made.float()) + torch.triu(made.float(), 1).mT, own)
     return made
 
 
@@ -183,8 +183,10 @@ def _like(values: Tensor, own: Tensor) -> Tensor:
     """float32 `values` in the dtype and strides of `own`."""
     if values.dtype == own.dtype and values.stride() == own.stride():
         return values
-    result = torch.empty_like(own)
-    return result.copy_(values.to(own.dtype)) if result.stride() == own.stride() else values.to(own.dtype)
+    once = tuple(slice(1) if step == 0 else slice(None) for step in own.stride())  # of expanded dimensions one element
+    kept = own[once]
+    result = torch.empty_strided(kept.shape, kept.stride(), dtype=own.dtype, device=own.device)
+    return result.copy_(values[once]).expand(own.shape)
 
 
 def _empty(own: Tensor, generator: torch.Generator) -> Tensor:

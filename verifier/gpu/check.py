@@ -243,6 +243,8 @@ class WorkloadCheck:
                 break
             if turn:
                 slots.poison()
+                if made.mutated:  # nothing but a plan says how to restore them
+                    slots.write(made.inputs, self._reference.state)
             start = time.perf_counter()
             self._link.run("check")
             if turn and time.perf_counter() - start > SLOW_SECONDS:

@@ -55,8 +55,9 @@ class CudaBlock:
                 self._address = reserved
                 cuda.check("access to memory", api.cuMemSetAccess(reserved, nbytes, [_access(device)], 1))
             except CudaError:
-                self.close()
-                if not self._address:
+                if self._address:
+                    self.close()
+                else:
                     api.cuMemAddressFree(reserved, nbytes)
                 raise
         finally:
@@ -112,7 +113,11 @@ class CudaDevice:
             except CudaError as again:
                 raise torch.OutOfMemoryError(f"{again}: {size} bytes") from None
         kind = api.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
-        fd = int(cuda.check("exporting memory", api.cuMemExportToShareableHandle(handle, kind, 0)))
+        try:
+            fd = int(cuda.check("exporting memory", api.cuMemExportToShareableHandle(handle, kind, 0)))
+        except CudaError:
+            api.cuMemRelease(handle)
+            raise
         try:
             return CudaBlock(handle, size, self.torch_device), fd
         except CudaError:

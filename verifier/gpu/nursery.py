@@ -16,6 +16,7 @@ import socket
 import sys
 import time
 import traceback
+from contextlib import suppress
 
 import torch
 
@@ -70,7 +71,9 @@ class Nursery:
     def _end(self, pid: int) -> int:
         """Kills a runner with all that it started, and waits for its end for a while."""
         if pid in self._children:
-            os.killpg(pid, signal.SIGKILL)
+            for kill in (os.killpg, os.kill):  # it may not have come to lead a group
+                with suppress(ProcessLookupError):
+                    kill(pid, signal.SIGKILL)
             end = time.monotonic() + _END_SECONDS
             while os.waitpid(pid, os.WNOHANG)[0] == 0 and time.monotonic() < end:
                 time.sleep(0.002)

@@ -330,7 +330,8 @@ class Pairs:
 
 def _write_sealed(later: Arena, place: int, tensor: Tensor, key: int) -> None:
     """In one pass where the tensor has a storage to itself that is laid out as the place."""
-    slot, into = later.views[place], later.storage(place)
+    slot = later.views[place]
+    into = all_bytes(slot)
     alike = tensor.storage_offset() == slot.storage_offset() and tensor.stride() == slot.stride()
     if not (alike and tensor.untyped_storage().nbytes() == into.numel()):
         write(slot, tensor)

@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from verifier.errors import InfrastructureError, ProblemError
-from verifier.gpu.contest import Contestants
+from verifier.gpu.contest import Contestants, NoContestant
 from verifier.gpu.protocol import FROM_RUNNER, TO_SUPERVISOR, Channel, Expired, Gone, ProtocolError
 from verifier.gpu.visit import Fault, Request, Visit, read_answer
 from verifier.sandbox.zygote import clean_environment
@@ -241,6 +241,8 @@ class GpuWorker:
                 if isinstance(answer, Fault) and answer.kind == "runner":
                     self._end_runner()
                     answer = self._ask(request, plans)
+            except NoContestant:  # before the judge heard anything
+                raise
             except BaseException:
                 self._end_judge()
                 raise

@@ -6,6 +6,7 @@ import pytest
 
 from tests.verifier.gpu.live.conftest import HONEST, QUICK, Live, forward
 from verifier.gpu.live import HIDDEN_SECONDS, too_short
+from verifier.loader import parse_problem
 from verifier.timing import Block, Decision, Rules, decide
 from verifier.verdict import Status
 
@@ -21,6 +22,14 @@ RIGHT = {
         "        super().__init__()\n        self.register_buffer('calls', torch.zeros(()))\n"
         "    def forward(self, x, y):\n        self.calls += 1\n        return (x * 2.0 + y) * self.calls\n"),
 }  # fmt: skip
+
+
+def test_what_the_reference_changes_a_candidate_may_change_in_every_run(live: Live, problem_text: str) -> None:
+    changed = problem_text.replace("x * 2.0 + y", "x.mul_(2.0).add_(y)")
+    problem = parse_problem(changed, file="changes.py", name="changes")
+    visit = live(forward("return x.mul_(2.0).add_(y)"), problem=problem)
+    assert (visit.status, visit.test.outcome) == (None, "passed"), visit.reason
+    assert live(forward("return x.mul_(2.0).add_(y).mul_(1.01)"), problem=problem).status is Status.WRONG
 
 
 @pytest.mark.parametrize("name", RIGHT)

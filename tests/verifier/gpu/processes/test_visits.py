@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from verifier.errors import InfrastructureError, ProblemError
+from verifier.gpu import supervisor
+from verifier.gpu.contest import Contestants, NoContestant
 from verifier.gpu.supervisor import GpuWorker, Plans
 from verifier.gpu.visit import Request, Visit
 from verifier.loader import parse_problem
@@ -122,6 +124,30 @@ def test_no_process_of_a_lost_runner_stays(worker: GpuWorker, plans: Make, reque
     pid = worker.pids()["runner"][0]
     worker.visit(request_of(), plans("crash"))
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_runners_that_end_as_soon_as_they_begin_do_not_end_their_nursery(worker: GpuWorker) -> None:
+    nursery = supervisor._Nursery("verifier.gpu.host_device:open_device", worker._environ)
+    try:
+        runners = []
+        for _ in range(12):
+            runners.append(nursery.spawn())
+            nursery.end(runners[-1])
+        assert nursery.process.poll() is None
+        assert not [r.pid for r in runners if Path(f"/proc/{r.pid}").exists()]
+    finally:
+        nursery.kill()
+
+
+def test_where_no_file_can_run_live_the_judge_stays(worker: GpuWorker, plans: Make, request_of: Ask) -> None:
+    worker.start()
+    before, kept = worker.pids(), worker._contestants
+    worker._contestants = Contestants("no_such_module:open_device", {}, ())
+    with pytest.raises(NoContestant, match="no_such_module"):
+        worker.visit(request_of(path="live"), Plans(source="ModelNew = 1"))
+    worker._contestants = kept
+    assert worker.visit(request_of(), plans("right")).status is None
+    assert worker.pids() == before
 
 
 def test_a_runner_that_dies_between_visits_is_nobodys_fault(worker: GpuWorker, plans: Make, request_of: Ask) -> None:
