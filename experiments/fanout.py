@@ -19,7 +19,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,8 +93,11 @@ async def _warm(fleet: Fleet, gpus: int, method: str, job: Sequence[Any]) -> Non
 def opened(kind: str, recipe: Recipe, gpus: int, logical: int | None) -> Iterator[Fleet]:
     """A fleet of `gpus` GPU workers; `logical` GPUs are what Ray is told that the machine has."""
     if kind == "local":
-        with closing(LocalFleet(None, 1, [recipe.make(device=str(n)) for n in range(gpus)])) as local:
-            yield local
+        with ExitStack() as stack:
+            hosts = [recipe.make(device=str(n)) for n in range(gpus)]
+            for host in hosts:
+                stack.callback(getattr(host, "close", lambda: None))
+            yield stack.enter_context(closing(LocalFleet(None, 1, hosts)))
         return
     from tools.fleet.ray import RayFleet, ray_cluster
 

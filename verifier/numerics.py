@@ -38,6 +38,7 @@ from torch import Tensor
 
 from verifier.measure import ROW_LENGTH, columns_of, measure, norm_of, parts_of
 from verifier.problem import Precision
+from verifier.specs import dtype_name
 from verifier.ties import ties
 
 FLOORS = {
@@ -104,7 +105,7 @@ def compare(
     if tuple(output.shape) != tuple(native.shape):
         return Comparison(False, f"shape {list(output.shape)} instead of {list(native.shape)}")
     if output.dtype != native.dtype:
-        return Comparison(False, f"dtype {_name(output.dtype)} instead of {_name(native.dtype)}")
+        return Comparison(False, f"dtype {dtype_name(output.dtype)} instead of {dtype_name(native.dtype)}")
     if output.dtype.is_complex:
         parts = [torch.view_as_real(t) for t in (output, reference, native)]
         ruler = None if yardstick is None else torch.view_as_real(yardstick)
@@ -346,7 +347,3 @@ def precision_class(output: Tensor, exact: Tensor) -> str:
 def _example(output: Tensor, reference: Tensor, flat: int, place: _Place) -> str:
     got, want = (t.reshape(-1)[flat].item() for t in (output.double(), reference.double()))
     return f"; at {place(flat)} {got:.6g} instead of {want:.6g}"
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -146,6 +146,11 @@ def span(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
     return 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
 
 
+def elements(t: torch.Tensor) -> torch.Tensor:
+    """All elements from the first to the last, with those between that no index reaches, each once."""
+    return t.as_strided((span(tuple(t.shape), t.stride()),), (1,), t.storage_offset())
+
+
 def empty(spec: Spec, device: torch.device | str = "cpu") -> Any:
     """The argument with uninitialised tensors on `device`; under FakeTensorMode the tensors are fake."""
     return build(spec, lambda shape, dtype, stride: torch.empty_strided(shape, stride, dtype=dtype, device=device))

@@ -62,6 +62,7 @@ class Pool:
             raise InfrastructureError(f"this fleet has no {self._kind} worker")
         await self._count.acquire()
         if self._closed:
+            self._count.release()  # for those who wait behind
             raise InfrastructureError("the fleet is closed")
         slot = self._free.pop()
         lease = Lease(slot)

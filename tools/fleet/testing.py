@@ -207,6 +207,21 @@ class FleetConformance:
             async with fleet.cpu():
                 pytest.fail("it is closed")
 
+    async def test_all_who_wait_hear_that_it_is_closed(self) -> None:
+        fleet = self.fleet(1, 0)
+
+        async def wait() -> None:
+            async with fleet.cpu():
+                pytest.fail("it is closed")
+
+        async with fleet.cpu():
+            waiting = [asyncio.create_task(wait()) for _ in range(3)]
+            await asyncio.sleep(0)
+            fleet.close()
+        async with asyncio.timeout(PATIENCE):
+            found = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [str(fault) for fault in found] == ["the fleet is closed"] * 3
+
     async def test_a_fleet_needs_a_worker(self) -> None:
         with pytest.raises(ValueError, match="at least one"):
             self.fleet(0, 0)

@@ -33,7 +33,7 @@ from verifier.interpreter.compare import compare_values, quick_values
 from verifier.near import all_same, same_bytes
 from verifier.plan.schema import Plan, Program
 from verifier.reference import Expected, Reference, Skip
-from verifier.specs import dtype_name, leaves, span
+from verifier.specs import dtype_name, elements, leaves
 from verifier.verdict import Diagnostic, OutputCheck, Status
 
 PROBE_ELEMENTS = 1 << 28
@@ -151,7 +151,7 @@ class Slots:
     def changed(self, values: list[Any]) -> list[int]:
         """Numbers of the inputs that no longer hold what was written."""
         pairs = zip(self.inputs.views, leaves(values), strict=True)
-        same = all_same([(_flat(slot), _flat(tensor)) for slot, tensor in pairs])
+        same = all_same([(elements(slot), elements(tensor)) for slot, tensor in pairs])
         return [i for i, alike in enumerate(same) if not alike]
 
     def close(self) -> None:
@@ -168,12 +168,7 @@ class Slots:
 
 def write(slot: Tensor, tensor: Tensor) -> None:
     """Copies elements, also those of an expanded tensor, in which several share one place."""
-    _flat(slot).copy_(_flat(tensor))
-
-
-def _flat(t: Tensor) -> Tensor:
-    """All elements from the first to the last, with those between that no index reaches."""
-    return t.as_strided((span(tuple(t.shape), t.stride()),), (1,), t.storage_offset())
+    elements(slot).copy_(elements(tensor))
 
 
 class WorkloadCheck:

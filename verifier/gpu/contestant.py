@@ -36,7 +36,7 @@ from verifier.gpu.native import FAILED, FILE, arch_list, load_module, said, shor
 from verifier.gpu.protocol import FROM_JUDGE, Channel, FailureKind, Message, Reply
 from verifier.gpu.slots import Flags
 from verifier.sandbox import job
-from verifier.specs import dtype_of, leaves, rebuild, span
+from verifier.specs import dtype_name, dtype_of, elements, leaves, rebuild
 
 _TEXT = 2000
 
@@ -119,8 +119,8 @@ class LiveProgram:
         """Copies the outputs to their slots. Raises OtherOutput."""
         for i, (slot, made) in enumerate(zip(self.slots, self._last, strict=True)):
             if slot.shape != made.shape or slot.dtype != made.dtype:
-                what = f"output {i} is {tuple(made.shape)} {_short(made.dtype)}"
-                raise OtherOutput(f"{what}, the reference's is {tuple(slot.shape)} {_short(slot.dtype)}")
+                what = f"output {i} is {tuple(made.shape)} {dtype_name(made.dtype)}"
+                raise OtherOutput(f"{what}, the reference's is {tuple(slot.shape)} {dtype_name(slot.dtype)}")
             slot.copy_(made)
 
     def capture(self, device: Device) -> bool:
@@ -158,7 +158,7 @@ class LiveProgram:
     def _turn(self, places: int) -> None:
         """Moves the elements of floating inputs round. Others may be offsets, which must stay as they are."""
         for tensor in (t for t in self.inputs if t.dtype.is_floating_point):
-            _all_elements(tensor).copy_(_all_elements(tensor).roll(places))
+            elements(tensor).copy_(elements(tensor).roll(places))
 
     def unready(self) -> None:
         if self.graph is not None:
@@ -226,11 +226,6 @@ class Contestant(Answering[LiveProgram]):
         return Reply(turn=turn, captured=graph)
 
 
-def _all_elements(t: Tensor) -> Tensor:
-    """All elements from the first to the last, also of an expanded tensor."""
-    return t.as_strided((span(tuple(t.shape), t.stride()),), (1,), t.storage_offset())
-
-
 def _near(made: Tensor, want: Tensor) -> bool:
     """Equal, up to what the order of summation changes."""
     if not made.dtype.is_floating_point or not made.numel():
@@ -250,10 +245,6 @@ def _line(error: BaseException) -> int | None:
     frames = traceback.extract_tb(error.__traceback__)
     lines = [f.lineno for f in frames if Path(f.filename).name == FILE and f.lineno]
     return lines[-1] if lines else getattr(error, "lineno", None) if isinstance(error, SyntaxError) else None
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def contest_job(

@@ -45,6 +45,8 @@ class Examination:
         Counters are of the timed workload that takes longest; the sanitizer, under which a kernel is many times slower,
         looks at the smallest of all that were traced.
         """
+        if not kept.plan.kernels:
+            return (_excuse("it launches no kernel of its own that counters and sanitizer could look at"),)
         end = time.monotonic() + seconds
         choices = {t.workload: t.choice for t in timings}
         slowest = max(timings, key=lambda t: t.decided.candidate_seconds or 0.0, default=None)

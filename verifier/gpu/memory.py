@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from verifier.plan.schema import Program
-from verifier.specs import dtype_of
+from verifier.specs import dtype_of, span
 
 NAN_BYTE = 0xFF
 """A value of these bytes is NaN in every floating dtype."""
 ODD_BYTE = 0xAA
 GUARD = 64 << 10
-"""Bytes on either side of an allocation that is guarded."""
+"""Bytes on either side of all that a kernel is given or writes."""
 
 
 def poison_byte(dtype: torch.dtype) -> int:
@@ -58,9 +58,7 @@ class Memory:
             if held is None:
                 raise ReplayError(f"value {value} is used and nothing made its storage {said.storage}")
             dtype = dtype_of(said.dtype)
-            last = 0 if 0 in said.shape else 1 + said.offset + sum(
-                (n - 1) * s for n, s in zip(said.shape, said.stride, strict=True)
-            )  # fmt: skip
+            last = said.offset + span(said.shape, said.stride) if 0 not in said.shape else 0
             if last * dtype.itemsize > held.nbytes():
                 raise ReplayError(f"value {value} leaves its storage, which has {held.nbytes()} bytes here")
             empty = torch.empty(0, dtype=dtype, device=held.device)

@@ -21,6 +21,7 @@ from verifier.gpu.memory import Memory, ReplayError
 from verifier.gpu.packing import passed
 from verifier.plan.arguments import DescriptorArg, LaunchArg, PointerArg, values_in
 from verifier.plan.schema import Alternative, AtenStep, Generator, KernelImage, LaunchStep, Plan
+from verifier.specs import dtype_name
 
 Step = AtenStep | LaunchStep
 _KEPT = ("input", "parameter", "constant", "setup", "scratch", "earlier_input")
@@ -88,8 +89,10 @@ class Replayer:
 
     def _bind_input(self, position: int, value: int, tensor: Tensor) -> None:
         said = self.program.values[value]
-        if (said.shape, said.dtype) != (tuple(tensor.shape), _name(tensor)) or said.stride != tuple(tensor.stride()):
-            raise ReplayError(f"input {position} is {tuple(tensor.shape)} {_name(tensor)}, the plan has "
+        if (said.shape, said.dtype) != (tuple(tensor.shape), dtype_name(tensor.dtype)) or said.stride != tuple(
+            tensor.stride()
+        ):
+            raise ReplayError(f"input {position} is {tuple(tensor.shape)} {dtype_name(tensor.dtype)}, the plan has "
                               f"{said.shape} {said.dtype}, or the strides differ")  # fmt: skip
         if tensor.storage_offset() != said.offset:
             raise ReplayError(f"input {position} starts at element {tensor.storage_offset()}, not at {said.offset}")
@@ -295,8 +298,8 @@ class Replayer:
     def _keep(self, step: AtenStep, value: int, tensor: Tensor, given: set[int]) -> None:
         """Puts a library result where the plan has it."""
         said = self.program.values[value]
-        if tuple(tensor.shape) != said.shape or _name(tensor) != said.dtype:
-            raise ReplayError(f"{step.op} gave {tuple(tensor.shape)} {_name(tensor)}, the plan has "
+        if tuple(tensor.shape) != said.shape or dtype_name(tensor.dtype) != said.dtype:
+            raise ReplayError(f"{step.op} gave {tuple(tensor.shape)} {dtype_name(tensor.dtype)}, the plan has "
                               f"{said.shape} {said.dtype}")  # fmt: skip
         known, allocation = said.storage in self._memory, step.role == "alloc"
         own = self._memory.value(value) if known else None
@@ -360,7 +363,3 @@ class Replayer:
         args = [a for launch in step.alternatives for a in launch.args]
         touched = {a.storage for a in args if isinstance(a, PointerArg | DescriptorArg)}
         return touched.union(*(self._touched(b) for launch in step.alternatives for b in launch.before))
-
-
-def _name(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")

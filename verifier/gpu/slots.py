@@ -21,13 +21,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from verifier.gpu.device import Block, Device
+from verifier.gpu.memory import GUARD
 from verifier.plan.arguments import Dim, Dims, DType
 from verifier.plan.schema import Program
 from verifier.specs import dtype_name, dtype_of, span
 
 ALIGN = 512
-GUARD = 64 << 10
-"""Bytes around every tensor that a candidate's kernel is given or writes."""
 _COUNT = struct.Struct("<Q")
 _SPIN_SECONDS = 2e-3
 
@@ -178,10 +177,15 @@ class Mapped:
 
     def map(self, fds: Sequence[int], blocks: Sequence[Sequence[int]]) -> None:
         """Maps (number, bytes) of `blocks` in order and takes the descriptors over. A known number gets new memory."""
-        for fd, (number, nbytes) in zip(fds, blocks, strict=True):
-            if number in self._blocks:
-                self._blocks.pop(number).close()
-            self._blocks[number] = self._device.map(fd, nbytes)
+        waiting = list(fds)
+        try:
+            for number, nbytes in blocks:
+                if number in self._blocks:
+                    self._blocks.pop(number).close()
+                self._blocks[number] = self._device.map(waiting.pop(0), nbytes)
+        finally:
+            for fd in waiting:  # an open one keeps the memory of the device
+                os.close(fd)
 
     def view(self, place: Any) -> Tensor:
         """The tensor at a `Place` as it came in a message. Raises ValueError, KeyError."""

@@ -29,6 +29,7 @@ from verifier.interpreter.limits import OutOfTime, Unsupported
 from verifier.interpreter.memory import Memory, flat
 from verifier.interpreter.sampling import Coverage
 from verifier.plan.calllog import CallLog
+from verifier.specs import dtype_name
 
 
 class KernelError(Exception):
@@ -148,7 +149,7 @@ class Launcher:
         storage = tensor.untyped_storage()
         if self.memory.coverage:
             self.memory.coverage.argument(tensor)
-        described = f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+        described = f"{dtype_name(tensor.dtype)}{list(tensor.shape)}"
         base = self.memory.add(name, storage.data_ptr(), storage.nbytes(), tensor.element_size(), described)
         return int(base + tensor.data_ptr() - storage.data_ptr())
 

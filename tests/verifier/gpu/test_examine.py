@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,15 @@ def test_all_that_was_found(kept: Any, problem: Problem, tools: Callable[..., No
     assert "10.0x the distinct bytes" in counted.message
     assert counted.line == next(iter(kept.plan.kernels.values())).line
     assert (excuse.severity, excuse.message) == ("warning", "memcheck: compute-sanitizer said nothing; it ended well")
+
+
+def test_a_plan_of_library_steps_is_not_looked_at(
+    kept: Any, problem: Problem, tools: Callable[..., None], tmp_path: Path
+) -> None:
+    tools(table("kernel"))
+    library = replace(kept, plan=kept.plan.model_copy(update={"kernels": {}}))
+    assert [f.code for f in look(library, problem)] == ["not-examined"]
+    assert not (tmp_path / "asked").exists()
 
 
 @pytest.mark.parametrize(("culprit", "severity"), [("kernel", "error"), ("cutlass_kernel", "warning")])

@@ -14,7 +14,8 @@ import torch
 
 from verifier.gpu.check import Slots, write
 from verifier.gpu.host_device import HostDevice
-from verifier.gpu.slots import ALIGN, GUARD, Arena, Flags, Place, Want, view
+from verifier.gpu.memory import GUARD
+from verifier.gpu.slots import ALIGN, Arena, Flags, Mapped, Place, Want, view
 from verifier.near import same_bytes
 from verifier.plan.schema import Plan
 
@@ -44,6 +45,14 @@ def test_two_mappings_are_one_memory(arena: Arena) -> None:
     assert torch.equal(theirs, torch.full((7,), 2.5))
     theirs[3] = 9.0
     assert arena.views[0][3] == 9.0
+
+
+def test_of_descriptors_that_cannot_all_be_mapped_none_stays_open(arena: Arena) -> None:
+    before, blocks = len(os.listdir("/proc/self/fd")), Mapped(HostDevice())
+    with pytest.raises((ValueError, OSError)):
+        blocks.map([os.dup(arena.fd) for _ in range(3)], [[0, arena.block.nbytes], [1, 1 << 50], [2, 4096]])
+    blocks.close()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.parametrize("where", ["first", "between", "last"])
