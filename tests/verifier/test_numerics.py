@@ -345,6 +345,16 @@ def test_booleans() -> None:
     assert not compare(~reference, reference, flipped, Precision.TF32).passed
 
 
+def test_a_bool_that_nothing_wrote_is_no_true() -> None:
+    reference = seeded(64, 64) > 0
+    output = reference.to(torch.uint8)
+    assert compare(output.view(torch.bool), reference, reference, Precision.TF32).passed
+    output[reference] = 0xAA
+    found = compare(output.view(torch.bool), reference, reference, Precision.TF32)
+    assert not found.passed
+    assert "170 instead of 1" in found.reason
+
+
 def test_allclose_is_reported_and_decides_nothing() -> None:
     reference = seeded(64, 64)
     noisy = (reference + 5e-4 * seeded(64, 64, seed=1)).float()

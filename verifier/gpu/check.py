@@ -26,7 +26,7 @@ from verifier import inputs, numerics
 from verifier.gpu.aten import decode
 from verifier.gpu.device import Device
 from verifier.gpu.link import Link, RunnerFailed
-from verifier.gpu.memory import poison_byte
+from verifier.gpu.memory import as_stored, poison_byte
 from verifier.gpu.references import References
 from verifier.gpu.slots import Arena, Place, broken_guards, want_dense, want_tensor, want_values
 from verifier.interpreter.compare import compare_values, quick_values
@@ -339,7 +339,7 @@ def compared(
     checks = quick_values(_tree(program, views), made.native, precision, workload=workload, draw=draw)
     if checks is not None:
         return list(leaves(made.native)), checks
-    kept = [view.clone() for view in views]
+    kept = [as_stored(view).clone().view(view.dtype) for view in views]
 
     def near(number: int, output: Tensor) -> numerics.Comparison | None:
         own = made.near[number]

@@ -27,6 +27,11 @@ def poison_byte(dtype: torch.dtype) -> int:
     return NAN_BYTE if dtype.is_floating_point or dtype.is_complex else ODD_BYTE
 
 
+def as_stored(tensor: Tensor) -> Tensor:
+    """A tensor that torch copies byte by byte: to copy a bool makes it 0 or 1, and poison true."""
+    return tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor
+
+
 class ReplayError(RuntimeError):
     """A plan that cannot be replayed as it stands. One sentence."""
 

@@ -24,7 +24,7 @@ from verifier.gpu.memory import ReplayError
 from verifier.gpu.replay import Replayer
 from verifier.plan.reader import read_plan
 from verifier.plan.schema import Program
-from verifier.specs import dtype_name, leaves
+from verifier.specs import dtype_name, leaves, span
 
 
 class PlanModule(nn.Module):
@@ -87,6 +87,5 @@ def _laid_out(tensor: Tensor, program: Program, position: int) -> Tensor:
     said = program.values[program.inputs[position]]
     if tuple(tensor.stride()) == said.stride and tensor.storage_offset() == said.offset:
         return tensor
-    room = max((said.offset + sum((n - 1) * s for n, s in zip(said.shape, said.stride, strict=True)) + 1), 1)
-    made = torch.empty(room, dtype=tensor.dtype, device=tensor.device)
+    made = torch.empty(said.offset + span(said.shape, said.stride), dtype=tensor.dtype, device=tensor.device)
     return made.as_strided(said.shape, said.stride, said.offset).copy_(tensor)

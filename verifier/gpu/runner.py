@@ -25,7 +25,7 @@ from torch import Tensor
 from verifier.gpu.answering import PATIENCE, Answering, serve
 from verifier.gpu.cuda import CudaError
 from verifier.gpu.device import Call, Captured, Device, open_device
-from verifier.gpu.memory import ReplayError, poison_byte
+from verifier.gpu.memory import ReplayError, as_stored, poison_byte
 from verifier.gpu.protocol import FROM_JUDGE, Channel, FailureKind, Message, Reply
 from verifier.gpu.replay import Replayer
 from verifier.gpu.slots import Flags, all_bytes, seal
@@ -148,7 +148,7 @@ class _Program:
                 raise ReplayError(
                     f"an output is {tuple(made.shape)} {made.dtype}, not {tuple(slot.shape)} {slot.dtype}"
                 )
-            slot.copy_(made)
+            as_stored(slot).copy_(as_stored(made))
 
 
 class Runner(Answering[_Program]):

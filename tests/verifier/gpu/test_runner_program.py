@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from verifier.gpu.host_device import HostLauncher
+from verifier.gpu.host_device import HostLauncher, tensor_at
 from verifier.gpu.replay import Replayer
 from verifier.gpu.runner import _Program
 from verifier.plan.schema import Alternative
@@ -48,6 +48,21 @@ class ModelNew(nn.Module):
 """
 )
 
+FLAGS = (
+    HEAD
+    + """
+@triton.jit
+def flag(x, o, n, B: tl.constexpr):
+    r = tl.arange(0, B)
+    tl.store(o + r, tl.load(x + r, r < n) > 0, r < n)
+class ModelNew(nn.Module):
+    def forward(self, x):
+        o = torch.empty(48, dtype=torch.bool, device="cuda")
+        flag[(1,)](x, o, x.numel(), B=64)
+        return o.view(8, 6).t()
+"""
+)
+
 
 class Counted(Replayer):
     """Counts how often state is put back."""
@@ -68,6 +83,27 @@ def program(traced: Any, source: str, x: Tensor, **kernels: Any) -> tuple[_Progr
     made = _Program(replayer, inputs=[x])
     made.run()
     return made, replayer
+
+
+def test_a_bool_that_nothing_wrote_reaches_the_judge_as_it_is(traced: Any) -> None:
+    """A kernel that writes the false ones alone must not find the others true."""
+
+    def lazy(launch: Alternative, addresses: Sequence[int]) -> None:
+        given, out = (tensor_at(addresses[i], 48, dtype) for i, dtype in enumerate((torch.float32, torch.uint8)))
+        out.masked_fill_(given <= 0, 0)
+
+    x = torch.arange(48.0) - 24
+    plan, blobs = traced(FLAGS, [x])
+    replayer = Replayer(plan, blobs, "w", device=torch.device("cpu"), launcher=HostLauncher({"flag": lazy}))
+    replayer.load()
+    replayer.poison = True
+    replayer.bind([x], {})
+    replayer.setup()
+    slot = torch.zeros(6, 8, dtype=torch.bool)
+    made = _Program(replayer, inputs=[x], slots=[slot])
+    made.run()
+    made.give()
+    assert slot.view(torch.uint8).unique().tolist() == [0, 0xAA]
 
 
 def test_restoring_is_not_timed(traced: Any) -> None:

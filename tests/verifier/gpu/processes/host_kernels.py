@@ -133,7 +133,7 @@ def idle(launch: Alternative, addresses: Sequence[int]) -> None:
 
 
 def slow(launch: Alternative, addresses: Sequence[int]) -> None:
-    time.sleep(0.005)
+    time.sleep(0.02)
     right(launch, addresses)
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from verifier.errors import InfrastructureError, ProblemError
-from verifier.gpu import supervisor
 from verifier.gpu.contest import Contestants, NoContestant
 from verifier.gpu.supervisor import GpuWorker, Plans
 from verifier.gpu.visit import Request, Visit
@@ -127,16 +126,14 @@ def test_no_process_of_a_lost_runner_stays(worker: GpuWorker, plans: Make, reque
 
 
 def test_runners_that_end_as_soon_as_they_begin_do_not_end_their_nursery(worker: GpuWorker) -> None:
-    nursery = supervisor._Nursery("verifier.gpu.host_device:open_device", worker._environ)
-    try:
-        runners = []
-        for _ in range(12):
-            runners.append(nursery.spawn())
-            nursery.end(runners[-1])
-        assert nursery.process.poll() is None
-        assert not [r.pid for r in runners if Path(f"/proc/{r.pid}").exists()]
-    finally:
-        nursery.kill()
+    worker.start()
+    nursery, runners = worker._nursery, []
+    assert nursery is not None
+    for _ in range(12):
+        runners.append(nursery.spawn())
+        nursery.end(runners[-1])
+    assert nursery.process.poll() is None
+    assert not [r.pid for r in runners if Path(f"/proc/{r.pid}").exists()]
 
 
 def test_where_no_file_can_run_live_the_judge_stays(worker: GpuWorker, plans: Make, request_of: Ask) -> None:
@@ -221,7 +218,7 @@ def test_what_is_wrong_only_when_timed_is_wrong(worker: GpuWorker, plans: Make, 
 
 @pytest.mark.parametrize("kernel", ["keyed", "idle"])
 def test_memory_of_inputs_helps_no_timed_call(worker: GpuWorker, plans: Make, request_of: Ask, kernel: str) -> None:
-    """Both take 5 ms on inputs that they have not seen, and next to nothing on others."""
+    """Both take 20 ms on inputs that they have not seen, and next to nothing on others."""
     request = request_of(timed=("small",), draws=("task",), repeats=1, probe=False, rules=BUSY)
     visit = worker.visit(request, plans(kernel, based=True))
     assert visit.status is None, visit.reason
