@@ -12,8 +12,23 @@ A failing candidate raises none of these. It is data: a `Verdict` with a status 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Self
+
+_NAMED = re.compile(r"[\w. ]*(?:Error|error|Exception)\b")
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says first, or its name."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def last_words(log: str) -> str:
+    """Why a process ended, of what it wrote: the last line that begins with the name of an error, else the last one."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    named = [line for line in lines if _NAMED.match(line)]
+    return (named or lines or ["it ended without a message"])[-1][:500]
 
 
 class WarpsmithError(Exception):

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from verifier.bench import CONFIRM_SECONDS, EXAMINE_SECONDS, FILE_SECONDS, VISIT_SECONDS, CompileStage, TestStage
-from verifier.errors import InfrastructureError
+from verifier.errors import InfrastructureError, first_line
 from verifier.gpu.contest import NoContestant
 from verifier.gpu.examine import Examination
 from verifier.gpu.found import choose_target
@@ -129,7 +129,7 @@ class GpuBench:
         try:
             return test.model_copy(update={"file": self.run_file(stage, test.timings)})
         except InfrastructureError as fault:
-            said = str(fault).strip().splitlines()[0][:300]
+            said = first_line(fault)[:300]
             return _noted(test, "file-not-run", f"the file itself was not run beside its plan: {said}")
 
     def run_file(self, stage: CompileStage, timings: Sequence[WorkloadTiming] = ()) -> FileRun:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from verifier.errors import InfrastructureError, SandboxError
+from verifier.errors import InfrastructureError, SandboxError, last_words
 from verifier.gpu.protocol import FROM_RUNNER, Channel, Expired, Gone, ProtocolError
 from verifier.sandbox.limits import Limits
 from verifier.sandbox.outcome import JobResult
@@ -85,7 +85,9 @@ class ContestantProcess:
                 os.close(fd)
         self._stop = self._until = self.flags = -1
         found = self._result
-        return f"{found.error} {found.output[-1500:]}".strip() if isinstance(found, JobResult) else str(found)
+        if not isinstance(found, JobResult):
+            return str(found)
+        return f"{found.error}, {last_words(found.output)}" if found.output else found.error
 
     def _live(self, end: socket.socket, flags: int) -> None:
         try:

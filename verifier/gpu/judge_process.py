@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 
 from verifier import racing, timing
-from verifier.errors import ProblemError
+from verifier.errors import ProblemError, first_line
 from verifier.gpu.ceilings import ceilings
 from verifier.gpu.check import DoesNotFit, Found, Loaded, WorkloadCheck
 from verifier.gpu.device import Device, open_device
@@ -284,7 +284,7 @@ class _Visit:
                 self._check_base(base, workload.name)
             self._time(candidate, base, workload)
         except (DoesNotFit, PlanError, torch.OutOfMemoryError) as excuse:
-            message = f"{workload.name} was not timed: {str(excuse).splitlines()[0]}"
+            message = f"{workload.name} was not timed: {first_line(excuse)}"
             self._found.findings.append(Diagnostic(severity="warning", code="not-timed", message=message))
             self._references.clear()
             self._clear()

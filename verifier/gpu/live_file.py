@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 
+from verifier.errors import first_line
 from verifier.gpu.check import DoesNotFit, Loaded, in_full
 from verifier.gpu.device import Device
 from verifier.gpu.link import Link, RunnerFailed
@@ -60,7 +61,7 @@ class FileWork:
         except TimedWrong as wrong:
             self._outputs, reason = "different", str(wrong)
         except (DoesNotFit, Stochastic, PlanError, torch.OutOfMemoryError) as excuse:
-            self._outputs, reason = "failed", f"it could not be run beside its plan: {str(excuse).splitlines()[0]}"
+            self._outputs, reason = "failed", f"it could not be run beside its plan: {first_line(excuse)}"
         spent = time.perf_counter() - start
         return FileRun(outputs=self._outputs, reason=reason, timings=tuple(self._timings), seconds=spent)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from verifier.errors import first_line
 from verifier.gpu.check import DoesNotFit, Found, Loaded
 from verifier.gpu.device import Device
 from verifier.gpu.link import Link, RunnerFailed
@@ -196,7 +197,7 @@ class LiveSteps:
                 pairs.close()
         except (DoesNotFit, PlanError, RunnerFailed, torch.OutOfMemoryError) as error:
             self.base_lost = self.base_lost or (isinstance(error, RunnerFailed) and error.lost)
-            return str(error).splitlines()[0]
+            return first_line(error)
 
     @contextmanager
     def _as_candidate(self, link: Link) -> Iterator[None]:
@@ -235,7 +236,7 @@ class LiveSteps:
                 raise
             return f"{'the candidate beside its base' if pairs.side == 'a' else 'the base'} cannot be timed: {failed}"
         except torch.OutOfMemoryError as full:
-            return str(full).splitlines()[0]
+            return first_line(full)
         finally:
             self._close(pairs)
         if said := too_short(confirmed or decided) or pairs.disturbed(alone, request.disturbance):

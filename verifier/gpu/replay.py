@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from verifier.errors import first_line
 from verifier.gpu.aten import apply_flags, decode, operator
 from verifier.gpu.launch import Launcher
 from verifier.gpu.memory import Memory, ReplayError
@@ -270,7 +271,7 @@ class Replayer:
         except (RuntimeError, AttributeError, TypeError, ValueError, NotImplementedError) as failed:
             if isinstance(failed, torch.OutOfMemoryError | torch.AcceleratorError):
                 raise
-            raise ReplayError(f"{step.op}: {str(failed).splitlines()[0]}") from failed
+            raise ReplayError(f"{step.op}: {first_line(failed)}") from failed
         made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         if len(made) != len(step.outputs):
             raise ReplayError(f"{step.op} gave {len(made)} tensors, the plan has {len(step.outputs)}")

@@ -29,7 +29,7 @@ from verifier.errors import InfrastructureError, ProblemError
 from verifier.gpu.contest import Contestants, NoContestant
 from verifier.gpu.protocol import FROM_RUNNER, TO_SUPERVISOR, Channel, Expired, Gone, ProtocolError
 from verifier.gpu.visit import Fault, Request, Visit, read_answer
-from verifier.sandbox.zygote import clean_environment
+from verifier.sandbox.zygote import clean_environment, tail
 from verifier.verdict import FileRun
 
 CUDA_DEVICE = "verifier.gpu.cuda_device:open_device"
@@ -38,7 +38,6 @@ _NO_CUDA_BEFORE_FORK = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 """torch.cuda.is_available() must not start CUDA in the nursery."""
 _END_SECONDS = 10.0
 _SEND_SECONDS = 60.0
-_LOG_BYTES = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +100,6 @@ def hear_hello(channel: Channel, what: str, log: IO[bytes]) -> None:
         raise InfrastructureError(f"the {what} did not start: {error}; {tail(log)}") from None
     if "hello" not in said:
         raise InfrastructureError(f"the {what} did not start: it said {str(said)[:200]}")
-
-
-def tail(log: IO[bytes]) -> str:
-    """The end of what a process wrote to stderr."""
-    size = log.seek(0, os.SEEK_END)
-    log.seek(max(0, size - _LOG_BYTES))
-    return log.read().decode(errors="replace").strip() or "it wrote nothing"
 
 
 @dataclass(slots=True)

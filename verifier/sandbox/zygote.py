@@ -25,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from verifier.errors import SandboxError
+from verifier.errors import SandboxError, last_words
 from verifier.sandbox.access import PROJECT_ROOT
 from verifier.sandbox.collect import ServerEnded, ServerStuck
 from verifier.sandbox.exchange import Request, exchange, gaps_of
@@ -37,6 +37,7 @@ __all__ = ["JobResult", "Limits", "Zygote", "isolation_gaps"]
 _START_SECONDS = 180.0
 _CLOSE_SECONDS = 5.0
 _MAX_NOTE = 1 << 16
+_LOG_BYTES = 16_000
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -57,7 +58,7 @@ class _Server:
             how = f"exit code {self.process.wait(_CLOSE_SECONDS)}"
         except subprocess.TimeoutExpired:
             how = "it still runs"
-        return how if self.log.closed else f"{how}: {_tail(self.log)}"
+        return how if self.log.closed else f"{how}: {tail(self.log)}"
 
     def end(self) -> None:
         self.control.close()
@@ -209,10 +210,10 @@ class Zygote:
             server.control.send(json.dumps(config).encode())
             hello = json.loads(server.control.recv(_MAX_NOTE) or b"{}")
         except OSError as error:
-            raise SandboxError(f"the sandbox did not start: {error}; {_tail(server.log)}") from error
+            raise SandboxError(f"the sandbox did not start: {error}; {tail(server.log)}") from error
         server.control.settimeout(None)
         if "gaps" not in hello:
-            raise SandboxError(f"the sandbox did not start: {hello.get('error') or _tail(server.log)}")
+            raise SandboxError(f"the sandbox did not start: {hello.get('error') or tail(server.log)}")
         server.private_folder = hello["private_folder"]
         note = _first_note(server)
         server.gaps = (*hello["gaps"], *note)
@@ -247,7 +248,7 @@ def _first_note(server: _Server) -> list[str]:
     return gaps_of(got)
 
 
-def _tail(log: IO[bytes]) -> str:
-    log.seek(0, os.SEEK_END)
-    log.seek(max(0, log.tell() - 2000))
-    return log.read().decode(errors="replace").strip() or "it ended without a message"
+def tail(log: IO[bytes]) -> str:
+    """Why a process ended, by the end of what it wrote to stderr."""
+    log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_BYTES))
+    return last_words(log.read().decode(errors="replace"))
