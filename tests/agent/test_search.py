@@ -564,7 +564,8 @@ async def test_a_journal_cut_anywhere_is_rebuilt_without_a_request(tmp_path: Pat
 async def test_two_processes_do_not_write_one_run(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     task = asyncio.create_task(go(folder, model=ScriptedModel(delay=lambda request: 0.05)))
-    await asyncio.sleep(0.1)
+    while not folder.journal.exists():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
     with pytest.raises(StorageError, match="another process"):
         await go(folder)
     assert (await task).reason is Reason.STRATEGY
