@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-_LOST = frozenset({214, 700, 701, 702, 710, 714, 715, 716, 717, 718, 719, 720})
-"""Codes that lose the context: uncorrectable ECC error and every failure of a running kernel."""
+_LOST = frozenset({214, 226, 700, 702, 710, 714, 715, 716, 717, 718, 719, 721})
+"""Codes that lose the context: errors of the hardware and every failure of a running kernel. Not those of a launch that
+did not come about (701, 720)."""
 
 
 class CudaError(RuntimeError):
