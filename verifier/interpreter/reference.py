@@ -16,13 +16,13 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from verifier import inputs
+from verifier import inputs, numerics
 from verifier.errors import ProblemError
 from verifier.interpreter.blobs import pack
 from verifier.loader import arguments, inspect_arguments, materialize, user_errors
 from verifier.problem import Problem, Workload
 from verifier.reference import Expected, Reference, Skip, TooLarge, bytes_of
-from verifier.specs import SpecError, dtype_of
+from verifier.specs import SpecError, dtype_of, leaves
 
 Answer = tuple[dict[str, Any], dict[str, bytes]]
 
@@ -34,7 +34,9 @@ def reference_job(payload: Mapping[str, Any], blobs: Mapping[str, bytes], workdi
     or null for all, "sampled": bool}; the first workload whose arguments and weights fit and on which the reference
     runs is used. With `sampled` the outputs count too, and there is no probe. Value: {"status": "ok" | "too_large" |
     "stochastic" | "error", "reason", "seconds"} and when ok {"workload": Workload JSON, "init": spec, "init_seed",
-    "programs_seed", "state": spec, "draws": [draw], "skipped": {name: reason}, "probe": draw or null}.
+    "programs_seed", "state": spec, "draws": [draw], "skipped": {name: reason}, "probe": draw or null,
+    "constant": bool}.
+    constant: what is right for the inputs of one draw is right for those of all.
     draw: {"name", "inputs", "native", "expected", "yardstick" and "cut": spec or null, "mutated": [int]}. Blobs:
     `init/0`, `state/0`, `d0/in/0`, `d0/native/0`, `d0/expected/0`, `d0/yardstick/0`, `probe/in/0`, ...
     """
@@ -121,6 +123,8 @@ class _Packed:
         """`max_bytes`: of the outputs of one draw when only programs are sampled."""
         source = self._reference
         draws: list[dict[str, Any]] = []
+        first: Expected | None = None
+        constant = True
         skipped: dict[str, str] = {}
         for name in names or inputs.DRAWS:
             try:
@@ -132,6 +136,8 @@ class _Packed:
                 skipped[name] = too_coarse
             else:
                 draws.append(self._draw(made, f"d{len(draws)}"))
+                first = first or made
+                constant = constant and (made is first or self._serves(first, made))
         if draws and draws[0]["name"] == "task" and source.stochastic():
             return {"status": "stochastic", "reason": "the reference is random given its inputs"}, {}
         value = {
@@ -142,9 +148,23 @@ class _Packed:
             "state": self._pack(source.state, "state"),
             "draws": draws,
             "skipped": skipped,
+            "constant": first is not None and constant and (len(draws) > 1 or self._serves_again(first)),
             "probe": self._probe() if max_bytes is None else None,
         }
         return value, self._blobs
+
+    def _serves(self, one: Expected, other: Expected) -> bool:
+        """Whether the result of one draw would be right for another."""
+        rows = zip(*(leaves(v) for v in (one.native, other.expected, other.native, other.ruler)), strict=False)
+        precision = self._reference.problem.precision
+        return all(numerics.compare(o, r, n, precision, yardstick=y).passed for o, r, n, y in rows)
+
+    def _serves_again(self, first: Expected) -> bool:
+        """The same for the only draw and another one of its distribution."""
+        try:
+            return self._serves(first, self._reference.draw(first.name, "again"))
+        except Skip:
+            return False
 
     def _draw(self, made: Expected, prefix: str) -> dict[str, Any]:
         packed: dict[str, Any] = {"name": made.name, "inputs": self._pack(made.inputs, f"{prefix}/in")}

@@ -211,6 +211,19 @@ def test_a_stochastic_reference_is_named(zygotes: Zygotes) -> None:
     assert "random" in report.reason
 
 
+@pytest.mark.parametrize("forward", ["torch.softmax(x, -1).sum(-1, keepdim=True) + 0 * x", "(x > 1e9).to(x.dtype)"])
+def test_a_reference_that_gives_one_output_for_all_inputs_is_said_to(zygotes: Zygotes, forward: str) -> None:
+    value = "1.0" if "softmax" in forward else "0.0"
+    kernel = RELU.replace("tl.maximum(tl.load(x + i, mask=i < n), 0.0)", f"0 * tl.load(x + i, mask=i < n) + {value}")
+    report = gate(zygotes, SMALL_RELU.replace("torch.relu(x)", forward), kernel)
+    assert report.outcome == "passed", report.reason
+    assert [f.severity for f in report.findings if f.code == "constant-reference"] == ["warning"]
+
+
+def test_a_reference_that_depends_on_its_inputs_is_not_said_to_be_constant(zygotes: Zygotes) -> None:
+    assert "constant-reference" not in {f.code for f in gate(zygotes, SMALL_RELU, RELU).findings}
+
+
 def test_a_distribution_that_the_reference_cannot_take_is_skipped_by_name(zygotes: Zygotes) -> None:
     problem = SMALL_RELU.replace("torch.relu(x)", "torch.log(x)").replace("torch.randn", "torch.rand")
     report = gate(
