@@ -308,7 +308,8 @@ class Judge:
             return Diagnostic(severity="warning", code="not-compared", message=reason)
         if expected.sampled:  # too large to replay as a whole
             return None
-        return plan_fault(self.problem, self._zygotes, expected, job.value["plan"], job.blobs)
+        plan, held = job.value["plan"], job.value.get("weights")
+        return plan_fault(self.problem, self._zygotes, expected, plan, job.blobs, held)
 
     def profile(self, stage: CompileStage, test: TestStage) -> ProfileReport:
         """The analytic estimate and its diagnosis, and what the visit to a GPU measured where there was one. Of a file

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ def _uncounted(name: str) -> AbstractContextManager[None]:
 
 CUT_MARGIN = 1.25
 """What errors may be of those of products with operands cut off to TF32, which are the same on every machine."""
+_STATISTICS = ("running_mean", "running_var")
 REDUCED = 8
 """Elements of the largest input for one of the outputs, of a reference that reduces."""
 
@@ -222,6 +224,27 @@ class Reference:
         with self.part("yardstick"), self._skipping(name), tf32(on_gpu), precise:
             return self._forward(self._model(self.state), copy.deepcopy(values), seed)
 
+    def uniform(self) -> dict[str, Tensor]:
+        """Weights, and statistics of norms, that start with one value everywhere, so that nothing shows whether they
+        are used. Those with several names are left out.
+        """
+        trained = {name for name, _ in self.model.named_parameters()}
+        places = Counter(t.data_ptr() for t in self.state.values())
+        found = {k: t for k, t in self.state.items() if k in trained or k.endswith(_STATISTICS)}
+        return {k: t for k, t in found.items() if _uniform(t) and places[t.data_ptr()] == 1}
+
+    def varied(self) -> Reference:
+        """The same problem with other values of its `uniform` weights, at most a quarter off, zeros up to a quarter."""
+        generator = torch.Generator(self.device).manual_seed(
+            inputs.derive_seed(self.seed, self.workload.name, "weights")
+        )
+        made = copy.copy(self)
+        made.state = dict(self.state)
+        for name, t in self.uniform().items():
+            factor = 0.25 * (2 * torch.rand(t.shape, generator=generator, device=t.device) - 1)
+            made.state[name] = torch.where(t == 0, factor, t * (1 + factor)).to(t.dtype)
+        return made
+
     def stochastic(self) -> bool:
         """Whether two runs on equal inputs differ by more than the order of summation explains."""
         seed, values = self._seed("task"), self.inputs("task")
@@ -313,6 +336,12 @@ def _eased(made: Tensor, expected: Tensor, margin: float) -> Tensor:
 def bytes_of(values: Any) -> int:
     """Bytes of the tensors in a nested value."""
     return sum(t.numel() * t.element_size() for t in leaves(values))
+
+
+def _uniform(t: Tensor) -> bool:
+    if not t.dtype.is_floating_point or t.numel() < 2:
+        return False
+    return bool((t == t.reshape(-1)[0]).all() & torch.isfinite(t).all())
 
 
 def _double(value: Any) -> Any:

@@ -35,8 +35,9 @@ def reference_job(payload: Mapping[str, Any], blobs: Mapping[str, bytes], workdi
     runs is used. With `sampled` the outputs count too, and there is no probe. Value: {"status": "ok" | "too_large" |
     "stochastic" | "error", "reason", "seconds"} and when ok {"workload": Workload JSON, "init": spec, "init_seed",
     "programs_seed", "state": spec, "draws": [draw], "skipped": {name: reason}, "probe": draw or null,
-    "constant": bool}.
-    constant: what is right for the inputs of one draw is right for those of all.
+    "constant": bool, "weights": draw with a "state" or null}. constant: what is right for the inputs of one draw is
+    right for those of all. weights: the task's inputs, and other values of weights that start with one value
+    everywhere, after the draws.
     draw: {"name", "inputs", "native", "expected", "yardstick" and "cut": spec or null, "mutated": [int]}. Blobs:
     `init/0`, `state/0`, `d0/in/0`, `d0/native/0`, `d0/expected/0`, `d0/yardstick/0`, `probe/in/0`, ...
     """
@@ -150,6 +151,7 @@ class _Packed:
             "skipped": skipped,
             "constant": first is not None and constant and (len(draws) > 1 or self._serves_again(first)),
             "probe": self._probe() if max_bytes is None else None,
+            "weights": self._weights(f"d{len(draws)}") if max_bytes is None and draws else None,
         }
         return value, self._blobs
 
@@ -174,6 +176,22 @@ class _Packed:
         packed["cut"] = None if made.cut is None else self._pack(made.cut, f"{prefix}/cut")
         packed["mutated"] = made.mutated
         return packed
+
+    def _weights(self, prefix: str) -> dict[str, Any] | None:
+        """None where no weight starts with one value everywhere, or where other values say nothing."""
+        changed = self._reference.uniform()
+        if not changed:
+            return None
+        varied = self._reference.varied()
+        try:
+            made = varied.draw("task", "weights")
+            if any(numerics.coarse(r, y) for r, y in zip(leaves(made.expected), leaves(made.ruler), strict=False)):
+                return None
+            packed = self._draw(made, prefix)
+        except (Skip, ProblemError):
+            return None
+        state = {name: varied.state[name] for name in changed}
+        return {**packed, "name": "weights", "state": self._pack(state, f"{prefix}/state")}
 
     def _probe(self) -> dict[str, Any] | None:
         probe = self._reference.probe()

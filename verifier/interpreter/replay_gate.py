@@ -1,5 +1,9 @@
 """Whether the plan of the tested workload gives right results by itself: `replayed.py` in a confined job, then the
 comparison of the test.
+
+Weights that start with one value everywhere (a norm's scale of ones, a bias of zeros) hide whether anything uses them.
+Where the file holds all of them by the reference's names, the plan also runs with others; elsewhere they are what the
+file makes of them, and nothing is asked.
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ from verifier.sandbox.limits import Limits
 from verifier.verdict import Diagnostic, OutputCheck
 
 REPLAY_JOB = "verifier.interpreter.replayed:replay_job"
+_WEIGHTS = "weights"
+"""Name of the draw with other weights."""
 _LIMITS = Limits(wall_seconds=SECONDS + 15, cpu_seconds=int(SECONDS) + 15)
 
 
@@ -36,17 +42,20 @@ class _Answer(BaseModel):
 
 
 def plan_fault(
-    problem: Problem, zygotes: Zygotes, expected: Expected, plan: Mapping[str, Any], blobs: Mapping[str, bytes]
-) -> Diagnostic | None:
+    problem: Problem, zygotes: Zygotes, expected: Expected, plan: Mapping[str, Any], blobs: Mapping[str, bytes],
+    held: object = None,
+) -> Diagnostic | None:  # fmt: skip
     """An error where the plan of the tested workload is wrong, a warning where it cannot be replayed, else None.
 
-    `plan` is one that `read_plan` has read. Raises InfrastructureError where the comparison dies.
+    `plan` is one that `read_plan` has read; `held` is what the trace says of the file's weights, by name. Raises
+    InfrastructureError where the comparison dies.
     """
-    draws = dict(enumerate(expected.value["draws"]))
+    other = _other_weights(expected, plan, held)
+    draws = dict(enumerate([*expected.value["draws"], *([] if other is None else [other])]))
     payload = {
         "plan": plan, "workload": expected.workload.name, "state": expected.value["state"],
         "init_seed": expected.value["init_seed"], "seconds": SECONDS,
-        "draws": [{"prefix": f"d{i}", "inputs": d["inputs"]} for i, d in draws.items()],
+        "draws": [{"prefix": f"d{i}", **{k: d[k] for k in ("inputs", "state") if k in d}} for i, d in draws.items()],
     }  # fmt: skip
     given = {k: b for k, b in expected.blobs.items() if {"state", "in"} & set(k.split("/"))}
     job = zygotes.compile.run(REPLAY_JOB, payload, {**blobs, **given}, limits=_LIMITS)
@@ -65,9 +74,25 @@ def plan_fault(
         outputs = {k.removeprefix(start): b for k, b in job.blobs.items() if k.startswith(start)}
         compared = compare(problem, zygotes, expected, found.outputs, outputs, draws)
         checks = tuple(OutputCheck(**c) for c in compared["checks"])
-        for wrong_one in (*value_findings(checks), *mutations(expected, found.mutated, draws)):
+        own = tuple(c for c in checks if c.draw != _WEIGHTS)
+        for wrong_one in (*value_findings(own), *mutations(expected, found.mutated, draws)):
             return _fault(wrong_one.message)
+        for ignored in (c for c in checks if not c.passed):
+            names = ", ".join(f"`{name}`" for name in list(other["state"]["items"])[:4]) if other else ""
+            message = f"it does not compute with {names}, whose values start equal: with others {ignored.reason}"
+            return Diagnostic(severity="error", code="ignores-weights", message=message)
     return None
+
+
+def _other_weights(expected: Expected, plan: Mapping[str, Any], held: object) -> dict[str, Any] | None:
+    """The draw with other weights, where the file holds them all and reads none of their values on the host."""
+    draw: dict[str, Any] | None = expected.value["weights"]
+    if draw is None or not isinstance(held, dict):
+        return None
+    shapes = {name: spec["shape"] for name, spec in draw["state"]["items"].items()}
+    parameters = next(p for p in plan["programs"] if p["workload"] == expected.workload.name)["parameters"]
+    fixed = any(parameters[name]["fixed"] for name in shapes if name in parameters)
+    return draw if not fixed and all(held.get(name) == shape for name, shape in shapes.items()) else None
 
 
 def _fault(message: str) -> Diagnostic:

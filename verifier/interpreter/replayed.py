@@ -41,8 +41,9 @@ MAX_ROUNDS = 64
 def replay_job(payload: Mapping[str, Any], blobs: Mapping[str, bytes], workdir: Path) -> Answer:
     """Runs a plan that `read_plan` has read in full before.
 
-    payload: {"plan", "workload": name, "draws": [{"prefix", "inputs": spec}], "state": spec, "init_seed": int,
-    "seconds": float}; blobs of the plan and of the tensors under `state/`, `d0/in/`, .... Value: {"status": "ok" |
+    payload: {"plan", "workload": name, "draws": [{"prefix", "inputs": spec, and for other weights
+    "state": spec}], "state": spec, "init_seed": int, "seconds": float}; blobs of the plan and of the tensors under
+    `state/`, `d0/in/`, `d6/state/`, .... Value: {"status": "ok" |
     "wrong" | "not_applicable", "reason", "rounds": [{"outputs": {prefix: spec}, "mutated": {prefix: [int]}}]}, outputs
     of round 1 under `1/d0/out/`, ....
     """
@@ -70,9 +71,13 @@ class _Replay:
         launcher = _TileLauncher(program, blobs, time.monotonic() + float(payload["seconds"]))
         self._replayer = Replayer(plan, blobs, program.workload, device=torch.device("cpu"), launcher=launcher)
         self._replayer.poison = True
-        state: Mapping[str, Tensor] = unpack(payload["state"], blobs, "state")
+        self._state = self._fitting(unpack(payload["state"], blobs, "state"))
+
+    def _fitting(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Those that the plan has, in its shape."""
+        program = self._replayer.program
         shapes = {name: program.values[p.value].shape for name, p in program.parameters.items()}
-        self._state = {name: t for name, t in state.items() if shapes.get(name) == tuple(t.shape)}
+        return {name: t for name, t in state.items() if shapes.get(name) == tuple(t.shape)}
 
     def all(self, rounds: list[dict[str, Any]], made: dict[str, bytes]) -> None:
         """Adds a round when it is complete."""
@@ -89,7 +94,8 @@ class _Replay:
     def _draw(self, draw: Mapping[str, Any], prefix: str, found: dict[str, Any], made: dict[str, bytes]) -> None:
         name, replayer = draw["prefix"], self._replayer
         inputs = list(leaves(unpack(draw["inputs"], self._given, f"{name}/in")))
-        replayer.bind(inputs, self._state)
+        other = unpack(draw["state"], self._given, f"{name}/state") if "state" in draw else {}
+        replayer.bind(inputs, self._state | self._fitting(other))
         replayer.load()
         torch.manual_seed(self._payload["init_seed"])
         replayer.setup(self._payload["init_seed"])

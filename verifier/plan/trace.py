@@ -18,7 +18,7 @@ import threading
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ class Session:
     class_name: str
     recorder: Recorder
     fake: FakeTensorMode
+    weights: dict[str, list[int]] = field(default_factory=dict)
 
 
 def trace_job(
@@ -60,7 +61,8 @@ def trace_job(
     """Entry point; see the package's contract for payload and result. The plan is null unless status is ok.
 
     `"disguise": N` traces under that disguise, which has a file name of its own.
-    A workload with `"log": true` fills `calls`: what its two calls do, for `agreement.py`.
+    A workload with `"log": true` fills `calls`: what its two calls do, for `agreement.py`. `weights` are the shapes of
+    the first model's parameters and buffers by name, whether or not the plan needs them.
     """
     return trace(payload, workdir)
 
@@ -94,7 +96,8 @@ def trace(
         return {"status": "untraceable", "diagnostics": [found], "plan": None}, {}
     used = {image[file] for image in plan["kernels"].values() for file in ("cubin", "ttir", "ptx", "source")}
     kept = {name: data for name, data in kernels.blobs.items() if name.split(".")[0] in used}
-    return {"status": "ok", "diagnostics": diagnostics, "plan": plan, "calls": recorder.log.calls}, kept
+    return {"status": "ok", "diagnostics": diagnostics, "plan": plan, "calls": recorder.log.calls,
+            "weights": session.weights}, kept  # fmt: skip
 
 
 def too_large(plan: Any, most: int = MAX_PLAN_JSON) -> str | None:
@@ -163,6 +166,7 @@ def _trace_workload(session: Session, module: types.ModuleType, workload: dict[s
     if not isinstance(model, torch.nn.Module):
         raise NoModel(f"`{session.class_name}` is not a torch.nn.Module")
     named = program.named_tensors(recorder, model)
+    session.weights = session.weights or {n.name: list(recorder.values[n.value]["shape"]) for n in named}
     recorder.enter("move")
     model.cuda()
     threads = threading.active_count()
