@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal
@@ -39,7 +39,7 @@ from verifier.interpreter.gate import (
     run_gate,
     run_reference,
 )
-from verifier.interpreter.replay_gate import plan_fault
+from verifier.interpreter.replay_gate import IGNORES_WEIGHTS, plan_fault
 from verifier.loader import read_inspection
 from verifier.plan import twice
 from verifier.plan.agreement import difference, read_calls, untested
@@ -178,9 +178,10 @@ class Judge:
         tuned: str | None = None,
     ) -> None:
         """`measured`: a GPU judges what passes here, so all workloads but the small ones are traced and the interpreter
-        is only a first gate: no second trace proves that it saw the plan's work. `figures`: the device whose rates
-        make estimates and advice, where it is another one than the target. `tuned`: digest of the kept plan of the
-        primary baseline that was tuned on a device, None for the plan that a trace makes.
+        is only a first gate: a second trace shows whether the plan computes with its weights, not that the interpreter
+        saw the plan's work. `figures`: the device whose rates make estimates and advice, where it is another one than
+        the target. `tuned`: digest of the kept plan of the primary baseline that was tuned on a device, None for the
+        plan that a trace makes.
         """
         self.problem = problem
         self._measured = measured
@@ -275,23 +276,42 @@ class Judge:
 
     def _gate(self, kept: Kept) -> TestReport:
         def check(expected: Expected, calls: list[Any]) -> Diagnostic | None:
+            if self._measured:
+                return None if expected.value["weights"] is None else self._ignores_weights(kept, expected)
             return self._disagreement(kept, expected, calls)
 
         library = any(library_steps(program) for program in kept.plan.programs)
         spoil = library and self.problem.library is not LibraryPolicy.ALLOWED
-        asked = None if self._measured else check
         return run_gate(
-            self.problem, kept.source, self._zygotes, self._seed, check=asked, spoil=spoil, target=self.target
+            self.problem, kept.source, self._zygotes, self._seed, check=check, spoil=spoil, target=self.target
         )
 
-    def _disagreement(self, kept: Kept, expected: Expected, calls: list[Any]) -> Diagnostic | None:
-        """Traces the workload that was tested and compares; a warning where nothing can be compared."""
+    def _tested(self, kept: Kept, expected: Expected) -> JobResult:
+        """A trace of the workload that was tested."""
         value = expected.value
         workload = {
             "name": expected.workload.name, "init": value["init"]["items"], "log": True,
             "inputs": value["draws"][0]["inputs"]["items"],
         }  # fmt: skip
-        job = self._trace(kept.source, "candidate.py", "ModelNew", [workload])
+        return self._trace(kept.source, "candidate.py", "ModelNew", [workload])
+
+    def _ignores_weights(self, kept: Kept, expected: Expected) -> Diagnostic | None:
+        """An error where other weights make no difference; all else is for the GPU to find."""
+        job = self._tested(kept, expected)
+        with suppress(PlanError, ValueError, KeyError, TypeError):
+            if job.outcome == "ok" and job.value["status"] == "ok":
+                read_plan(job.value["plan"], job.blobs)
+                found = self._replayed(expected, job)
+                return found if found is not None and found.code == IGNORES_WEIGHTS else None
+        return None
+
+    def _replayed(self, expected: Expected, job: JobResult) -> Diagnostic | None:
+        plan, held = job.value["plan"], job.value.get("weights")
+        return plan_fault(self.problem, self._zygotes, expected, plan, job.blobs, held)
+
+    def _disagreement(self, kept: Kept, expected: Expected, calls: list[Any]) -> Diagnostic | None:
+        """Traces the workload that was tested and compares; a warning where nothing can be compared."""
+        job = self._tested(kept, expected)
         try:
             if job.outcome != "ok" or job.value["status"] != "ok":
                 said = job.value["diagnostics"][0]["message"] if job.outcome == "ok" else job.outcome
@@ -308,8 +328,7 @@ class Judge:
             return Diagnostic(severity="warning", code="not-compared", message=reason)
         if expected.sampled:  # too large to replay as a whole
             return None
-        plan, held = job.value["plan"], job.value.get("weights")
-        return plan_fault(self.problem, self._zygotes, expected, plan, job.blobs, held)
+        return self._replayed(expected, job)
 
     def profile(self, stage: CompileStage, test: TestStage) -> ProfileReport:
         """The analytic estimate and its diagnosis, and what the visit to a GPU measured where there was one. Of a file

@@ -164,3 +164,64 @@ def test_a_server_that_died_is_no_verdict(correct: str, problem_file: Path) -> N
     dead = Zygotes(compile=Dead(), interpret=Dead())  # type: ignore[arg-type]
     with pytest.raises(SandboxError, match="the server ended"):
         Judge(load_problem(problem_file), dead).judge(Candidate(source=correct))
+
+
+NORM = """\
+import torch
+from torch import nn
+
+ROWS, COLS = 64, 256
+WORKLOADS = [{"name": "small", "roles": ["small", "timed"], "constants": {"ROWS": 4, "COLS": 40}}]
+
+
+class Model(nn.Module):
+    def __init__(self, cols):
+        super().__init__()
+        self.norm = nn.RMSNorm(cols, eps=1e-5)
+
+    def forward(self, x):
+        return self.norm(x)
+
+
+def get_inputs():
+    return [torch.randn(ROWS, COLS)]
+
+
+def get_init_inputs():
+    return [COLS]
+"""
+NORM_KERNEL = """\
+import torch
+import triton
+import triton.language as tl
+from torch import nn
+
+
+@triton.jit
+def norm(x, w, out, cols, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    v = tl.load(x + tl.program_id(0) * cols + at, mask=at < cols, other=0.0)
+    scale = tl.rsqrt(tl.sum(v * v) / cols + 1e-5)
+    tl.store(out + tl.program_id(0) * cols + at, v * scale * @WEIGHT@, mask=at < cols)
+
+
+class ModelNew(nn.Module):
+    def __init__(self, cols):
+        super().__init__()
+        self.norm = nn.RMSNorm(cols, eps=1e-5)
+
+    def forward(self, x):
+        out = torch.empty_like(x)
+        norm[(x.shape[0],)](x, self.norm.weight, out, x.shape[1], BLOCK=64)
+        return out
+"""
+
+
+@pytest.mark.parametrize("measured", [False, True])
+def test_weights_that_start_at_one_are_tried_with_others(zygotes: Zygotes, measured: bool) -> None:
+    judge = Judge(parse_problem(NORM, file="problem.py", name="norm"), zygotes, measured=measured)
+    used, ignored = (NORM_KERNEL.replace("@WEIGHT@", text) for text in ("tl.load(w + at, mask=at < cols)", "1.0"))
+    assert judge.test(judge.compile(Candidate(source=used))).status is None
+    wrong = judge.test(judge.compile(Candidate(source=ignored)))
+    assert wrong.status is Status.WRONG
+    assert "`norm.weight`" in wrong.reason

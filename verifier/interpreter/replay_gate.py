@@ -19,6 +19,7 @@ from verifier.sandbox.limits import Limits
 from verifier.verdict import Diagnostic, OutputCheck
 
 REPLAY_JOB = "verifier.interpreter.replayed:replay_job"
+IGNORES_WEIGHTS = "ignores-weights"
 _WEIGHTS = "weights"
 """Name of the draw with other weights."""
 _LIMITS = Limits(wall_seconds=SECONDS + 15, cpu_seconds=int(SECONDS) + 15)
@@ -80,7 +81,7 @@ def plan_fault(
         for ignored in (c for c in checks if not c.passed):
             names = ", ".join(f"`{name}`" for name in list(other["state"]["items"])[:4]) if other else ""
             message = f"it does not compute with {names}, whose values start equal: with others {ignored.reason}"
-            return Diagnostic(severity="error", code="ignores-weights", message=message)
+            return Diagnostic(severity="error", code=IGNORES_WEIGHTS, message=message)
     return None
 
 
