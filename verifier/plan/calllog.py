@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
+import sys
 import textwrap
 import types
 from collections.abc import Iterable, Iterator, Mapping
@@ -122,6 +123,18 @@ class CallLog(TorchFunctionMode):
             ways = [way for event in launches for way in event["ways"]]
             events.append({**launches[0], "ways": ways, "free": sorted(set(free))})
 
+    @contextmanager
+    def later(self) -> Iterator[list[Event]]:
+        """What is done inside is not noted, but given out, for `add` when its turn comes."""
+        held: list[Event] = []
+        mark = self.mark()
+        try:
+            yield held
+        finally:
+            if self._active:
+                held += self.calls[-1][mark:]
+                del self.calls[-1][mark:]
+
     def add(self, event: Event) -> None:
         if self._active and len(self.calls[-1]) < MAX_EVENTS:
             self.calls[-1].append(event)
@@ -172,17 +185,22 @@ def _feed(digest: Any, kernel: Any, seen: set[int], depth: int, *, jit: bool) ->
     for name in names:
         value = _reached(name, outer, space)
         if isinstance(value, types.FunctionType):
-            _feed(digest, value, seen, depth + 1, jit=False)
+            if name not in function.__code__.co_varnames:  # a parameter may be called `field`
+                _feed(digest, value, seen, depth + 1, jit=False)
         elif isinstance(getattr(value, "fn", None), types.FunctionType):
             _feed(digest, value, seen, depth + 1, jit=True)
-        elif (text := _text(value)) is not None:
+        elif value is not None and (text := _text(value)) is not None:
             digest.update(f"{name}={text};".encode())
 
 
 def _reached(name: str, outer: Mapping[str, Any], space: Mapping[str, Any]) -> Any:
-    """The object behind a dotted name; None for what lies in Triton, which is another one in the interpreter."""
+    """The object behind a dotted name; None for what lies in Triton, which is another one in the interpreter, and for
+    the names that the interpreter leaves in a candidate's module (`T`, a type variable of its own).
+    """
     first, *rest = name.split(".")
     value = outer[first].cell_contents if first in outer else space.get(first)
+    if value is getattr(sys.modules.get("triton.runtime.interpreter"), first, None):
+        return None
     for part in rest:
         if isinstance(value, types.ModuleType) and value.__name__.split(".")[0] == "triton":
             return None
