@@ -41,8 +41,8 @@ def live_names(function: Function) -> set[str]:
 
 
 def deciding_axes(function: Function) -> tuple[bool, bool, bool]:
-    """Axes of the grid on which a trip count, a condition or a mask depends. A call counts as depending on
-    all."""
+    """Axes of the grid on which a trip count, a condition, a mask or the choice of a buffer depends. A call counts as
+    depending on all."""
     edges = dependencies(function)
     seeds: set[str] = set()
     for op in walk(function.blocks):
@@ -62,6 +62,8 @@ def _control(op: Op) -> tuple[str, ...]:
     if op.name == "scf.for":
         return op.operands[:3]
     if op.name in ("scf.if", "scf.condition", "cf.cond_br"):
+        return op.operands[:1]
+    if op.name == "arith.select" and op.type.pointer:
         return op.operands[:1]
     return ()
 

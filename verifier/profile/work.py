@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import random
 import re
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -43,6 +44,8 @@ class Traffic(Record):
     loaded: int = 0
     stored: int = 0
     atomic: int = 0
+    slack: int = 0
+    """Three standard errors of what is written, where programs differ and only some were run."""
 
     @property
     def total(self) -> int:
@@ -131,7 +134,8 @@ def _count(module: Module, scalars: Sequence[Scalar], grid: tuple[int, int, int]
     parameters = module.kernel.parameters
     arguments = {name: _argument(name, kind, _at(scalars, i)) for i, (name, kind) in enumerate(parameters)}
     interpreter = Interpreter(module, arguments, grid, budget)
-    places = sample_programs(grid, deciding_axes(module.kernel))
+    deciding = deciding_axes(module.kernel)
+    places = sample_programs(grid, deciding)
     tallies: list[Tally] = []
     for place in places:
         if len(tallies) >= _ENOUGH and budget - interpreter.budget > _LONG:
@@ -144,7 +148,7 @@ def _count(module: Module, scalars: Sequence[Scalar], grid: tuple[int, int, int]
                 tallies.append(interpreter.partial)
             break
     positions = {name: i for i, (name, _) in enumerate(parameters)}
-    return _summarise(interpreter, tallies, grid, positions)
+    return _summarise(interpreter, tallies, grid, positions, deciding)
 
 
 def sample_programs(grid: tuple[int, int, int], deciding: tuple[bool, bool, bool]) -> list[tuple[int, int, int]]:
@@ -188,9 +192,14 @@ def _argument(name: str, kind: Type, scalar: Scalar) -> Any:
 
 
 def _summarise(
-    interpreter: Interpreter, tallies: list[Tally], grid: tuple[int, int, int], positions: dict[str, int]
+    interpreter: Interpreter,
+    tallies: list[Tally],
+    grid: tuple[int, int, int],
+    positions: dict[str, int],
+    deciding: tuple[bool, bool, bool],
 ) -> Work:
     programs = grid[0] * grid[1] * grid[2]
+    unlike = math.prod(max(1, n) for n, d in zip(grid, deciding, strict=True) if d)
     total: Counter[str] = Counter()
     for tally in tallies:
         total.update(tally)
@@ -204,7 +213,10 @@ def _summarise(
     names = {key.split(" ", 1)[1] for key in total if _PARAMETER_KEY.match(key)}
     traffic = {
         positions.get(name, -1): Traffic(
-            loaded=scaled(f"load {name}"), stored=scaled(f"store {name}"), atomic=scaled(f"atomic {name}")
+            loaded=scaled(f"load {name}"),
+            stored=scaled(f"store {name}"),
+            atomic=scaled(f"atomic {name}"),
+            slack=_slack([t[f"store {name}"] + t[f"atomic {name}"] for t in tallies], unlike, programs),
         )
         for name in sorted(names)
     }
@@ -235,6 +247,14 @@ def _summarise(
         unknown_branches=flags.unknown_branches,
         truncated=flags.truncated,
     )
+
+
+def _slack(written: list[int], unlike: int, programs: int) -> int:
+    """Three standard errors of the bytes that all programs write, of which a sample of `unlike` ones wrote these."""
+    count = len(written)
+    if not 1 < count < unlike:
+        return 0
+    return round(3 * statistics.stdev(written) / math.sqrt(count) * programs)
 
 
 _PARAMETER_KEY = re.compile(r"(load|store|atomic) [%?]")

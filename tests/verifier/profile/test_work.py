@@ -149,3 +149,33 @@ def test_every_prefix_of_the_sample_is_in_the_grid() -> None:
     assert {z for _, _, z in places} == {1}
     assert {y for _, y, _ in places} == set(range(7))
     assert all(0 <= x < 1000 for x, _, _ in places)
+
+
+CHOOSES = """module {
+  tt.func public @one_of_two(%a: !tt.ptr<f32>, %b: !tt.ptr<f32>, %n: i32) attributes {noinline = false} {
+    %five = arith.constant 5 : i32
+    %one = arith.constant 1 : i32
+    %value = arith.constant dense<0.0> : tensor<128xf32>
+    %p = tt.get_program_id x : i32
+    %r = arith.remsi %p, %five : i32
+    %c = arith.cmpi slt, %r, %one : i32
+    %o = arith.select %c, %b, %a : !tt.ptr<f32>
+    %i = tt.make_range {end = 128 : i32, start = 0 : i32} : tensor<128xi32>
+    %s = tt.splat %o : !tt.ptr<f32> -> tensor<128x!tt.ptr<f32>>
+    %t = tt.addptr %s, %i : tensor<128x!tt.ptr<f32>>, tensor<128xi32>
+    tt.store %t, %value : tensor<128x!tt.ptr<f32>>
+    tt.return
+  }
+}
+"""
+
+
+def test_programs_that_choose_their_buffer_are_told_apart() -> None:
+    """The program id decides nothing but which buffer is written: every fifth program writes `b`."""
+    few = count_work(ttir.parse(CHOOSES), [None, None, 1], (20, 1, 1))
+    assert (few.sampled, few.parameters[0].stored, few.parameters[1].stored) == (20, 16 * 512, 4 * 512)
+    assert few.parameters[0].slack == few.parameters[1].slack == 0
+    many = count_work(ttir.parse(CHOOSES), [None, None, 1], (50_000, 1, 1))
+    for position, exact in ((0, 40_000 * 512), (1, 10_000 * 512)):
+        counted = many.parameters[position]
+        assert abs(counted.stored - exact) <= counted.slack < exact
