@@ -283,8 +283,9 @@ class Judge:
         library = any(library_steps(program) for program in kept.plan.programs)
         spoil = library and self.problem.library is not LibraryPolicy.ALLOWED
         return run_gate(
-            self.problem, kept.source, self._zygotes, self._seed, check=check, spoil=spoil, target=self.target
-        )
+            self.problem, kept.source, self._zygotes, self._seed, check=check, spoil=spoil, target=self.target,
+            compiled=traced.figures(kept.plan, kept.blobs),
+        )  # fmt: skip
 
     def _tested(self, kept: Kept, expected: Expected) -> JobResult:
         """A trace of the workload that was tested."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+from collections.abc import Mapping
 
-from verifier.plan import twice
+from verifier.plan import cuda_abi, twice
 from verifier.plan.reader import PlanError, read_plan
 from verifier.plan.schema import Plan
 from verifier.sandbox.limits import Limits
@@ -24,13 +25,15 @@ def parse(source: str) -> Diagnostic | None:
     if len(source.encode()) > MAX_SOURCE_BYTES:
         return Diagnostic(severity="error", code="too-long", message=f"the source is over {MAX_SOURCE_BYTES >> 20} MiB")
     try:
-        tree = ast.parse(source)
+        tree = ast.parse(source.encode())  # as Python reads a file: a comment may name an encoding
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        line = getattr(error, "lineno", None)
+        line = getattr(error, "lineno", None) or None
         lines = source.splitlines()
         caret = " " * max((getattr(error, "offset", None) or 1) - 1, 0) + "^"
         shown = f"{lines[line - 1]}\n{caret}" if line and line <= len(lines) else ""
         text = getattr(error, "msg", None) or str(error)
+        if text.startswith(("unknown encoding", "encoding problem")):
+            text += "; `coding:` in a comment of the first two lines says how a file is encoded"
         return Diagnostic(
             severity="error", code="syntax-error", message=f"syntax error: {text}", line=line, excerpt=shown
         )
@@ -57,6 +60,19 @@ def read_trace(job: JobResult) -> tuple[Status | None, tuple[Diagnostic, ...], P
     if status in (Status.CORRECT, Status.UNTESTED):
         raise ValueError(f"a trace cannot end as {status}")
     return status, found, None
+
+
+def figures(plan: Plan, blobs: Mapping[str, bytes]) -> dict[str, list[dict[str, int]]]:
+    """Registers per thread, shared memory in bytes and compiler options of a plan's kernels, by name."""
+    found: dict[str, list[dict[str, int]]] = {}
+    for image in plan.kernels.values():
+        try:
+            registers = cuda_abi.read_facts(blobs[f"{image.cubin}.cubin"], image.name).registers
+        except cuda_abi.CubinError:
+            continue
+        known = {"n_regs": registers, "shared": image.shared, "num_warps": image.num_warps}
+        found.setdefault(image.name, []).append(known | {"num_stages": image.num_stages, "num_ctas": image.num_ctas})
+    return found
 
 
 def outcome(job: JobResult, name: str) -> twice.Outcome:

@@ -147,19 +147,22 @@ def patch(target: Target) -> None:
         "manual_seed": None, "manual_seed_all": None, "seed_all": None, "max_memory_allocated": 0,
         "memory_allocated": 0, "memory_reserved": 0, "max_memory_reserved": 0, "reset_peak_memory_stats":
         None, "is_current_stream_capturing": False, "ipc_collect": None, "_exchange_device": 0,
-        "_maybe_exchange_device": 0,
+        "_maybe_exchange_device": 0, "set_stream": None, "cudart": None, "reset_max_memory_allocated": None,
+        "set_per_process_memory_fraction": None, "graph_pool_handle": (0, 0),
+        "get_arch_list": [f"sm_{target.capability}"],
     }  # fmt: skip
     for name, value in answers.items():
         setattr(torch.cuda, name, _constant(value))
     classes = {
         "CUDAGraph": _Graph, "graph": _Capture, "Event": _Event, "Stream": _Stream, "device": _Device,
-        "device_of": _Device,
+        "device_of": _Device, "ExternalStream": _Stream,
     }  # fmt: skip
     for name, made in classes.items():
         setattr(torch.cuda, name, made)
     for name in ("current_stream", "default_stream"):
         setattr(torch.cuda, name, lambda device=None: _Stream())
     setattr(torch.cuda, "stream", _constant(contextlib.nullcontext()))  # noqa: B010
+    setattr(torch.Tensor, "record_stream", _constant(None))  # noqa: B010 - it would refuse a stand-in for a stream
     torch.version.cuda = "13.0"
     _patch_driver(target)
 
@@ -179,6 +182,7 @@ def _constant(value: Any) -> Callable[..., Any]:
 
 
 def _patch_driver(target: Target) -> None:
+    import triton
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
 
@@ -191,9 +195,16 @@ def _patch_driver(target: Target) -> None:
         get_device_capability=_constant(divmod(target.capability, 10)),
         get_active_torch_device=_constant(CUDA),
         get_device_interface=_constant(torch.cuda),
-        get_benchmarker=_constant(lambda call, quantiles=None, **kwargs: (call(), [1.0, 1.0, 1.0])[1]),
+        get_benchmarker=_constant(bench_once),
     )
     driver.set_active(stub)
+    triton.testing.do_bench = triton.testing.do_bench_cudagraph = bench_once
+
+
+def bench_once(call: Callable[[], Any], *_args: Any, quantiles: Any = None, **_kwargs: Any) -> Any:
+    """Stands for triton.testing.do_bench, as in a trace: one call, a made-up time in milliseconds."""
+    call()
+    return [1.0] * len(quantiles) if quantiles else 1.0
 
 
 def _getter(name: str) -> Any:

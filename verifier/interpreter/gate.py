@@ -150,11 +150,12 @@ class _Trial:
 
 def run_gate(
     problem: Problem, source: str, zygotes: Zygotes, seed: int, *, check: Check | None = None, spoil: bool = False,
-    target: str = "h200",
+    target: str = "h200", compiled: Mapping[str, Any] | None = None,
 ) -> TestReport:  # fmt: skip
     """Tests `source` (which must have been traced before) on `problem`. `seed` is secret and is the judge's.
 
-    `check` has a last look at a run that passed; `spoil` also asks whether anything comes of the kernels.
+    `check` has a last look at a run that passed; `spoil` also asks whether anything comes of the kernels. `compiled`:
+    what `traced.figures` says of the plan's kernels, for files that ask a compiled kernel how many registers it takes.
     Raises ProblemError when the reference itself cannot run, InfrastructureError when a trusted job dies.
     """
     start = time.perf_counter()
@@ -162,7 +163,7 @@ def run_gate(
     for sizes in scaling.choose(problem):
         if sizes.sampled and any(t.final for t in trials):
             break
-        trial = _try(problem, source, zygotes, seed, sizes, check, spoil, target)
+        trial = _try(problem, source, zygotes, seed, sizes, check, spoil, target, compiled or {})
         trials.append(trial)
         if trial.outcome == "failed" or (trial.outcome == "passed" and not scaling.has_small(problem)):
             break
@@ -201,14 +202,14 @@ def _report(trials: list[_Trial], seconds: float) -> TestReport:
 
 def _try(
     problem: Problem, source: str, zygotes: Zygotes, seed: int, sizes: scaling.Sizes, check: Check | None, spoil: bool,
-    target: str,
+    target: str, compiled: Mapping[str, Any],
 ) -> _Trial:  # fmt: skip
     expected = _expected(problem, zygotes, seed, sizes)
     if isinstance(expected, _Trial):
         return expected
     changed = expected.workload.constants if sizes.changed else {}
     described = scaling.describe(sizes.scaling, changed)
-    trial = _run(problem, source, zygotes, expected, described, check, spoil, target)
+    trial = _run(problem, source, zygotes, expected, described, check, spoil, target, compiled)
     if trial.outcome == "failed" and sizes.changed:
         crashed = any(f.code == "runtime-error" for f in trial.findings)
         if crashed or scaling.names_a_size(source, sizes.changed):
@@ -254,10 +255,10 @@ def _expected(problem: Problem, zygotes: Zygotes, seed: int, sizes: scaling.Size
 
 def _run(
     problem: Problem, source: str, zygotes: Zygotes, expected: Expected, described: str,
-    check: Check | None, spoil: bool, target: str,
+    check: Check | None, spoil: bool, target: str, compiled: Mapping[str, Any],
 ) -> _Trial:  # fmt: skip
     name = expected.workload.name
-    result = _interpret(source, zygotes, expected, spoil, target)
+    result = _interpret(source, zygotes, expected, spoil, target, compiled)
     if result.outcome != "ok":
         return _died(result, name, described)
     said = answers.parse(result.value)
@@ -306,7 +307,9 @@ def _undecided(said: answers.Answer, source: str, name: str, described: str) -> 
     return _Trial("not_applicable", said.reason, name, described, findings=findings, final=final)
 
 
-def _interpret(source: str, zygotes: Zygotes, expected: Expected, spoil: bool, target: str) -> JobResult:
+def _interpret(
+    source: str, zygotes: Zygotes, expected: Expected, spoil: bool, target: str, compiled: Mapping[str, Any]
+) -> JobResult:
     value = expected.value
     draws = [{"prefix": f"d{i}", "name": d["name"], "inputs": d["inputs"]} for i, d in enumerate(value["draws"])]
     if (probe := value["probe"]) is not None:
@@ -315,7 +318,7 @@ def _interpret(source: str, zygotes: Zygotes, expected: Expected, spoil: bool, t
     payload = {
         "source": source, "class": "ModelNew", "init": value["init"], "init_seed": value["init_seed"],
         "state": value["state"], "draws": draws, "seconds": SECONDS,
-        "sample": sample, "spoil": spoil, "target": target,
+        "sample": sample, "spoil": spoil, "target": target, "compiled": compiled,
     }  # fmt: skip
     given = {"init", "state", "in"}
     blobs = {k: b for k, b in expected.blobs.items() if given & set(k.split("/"))}

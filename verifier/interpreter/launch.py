@@ -14,7 +14,7 @@ import inspect
 import operator
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,12 +23,15 @@ import triton
 import triton.language as tl
 import triton.runtime.interpreter as ti
 from triton.runtime.autotuner import Autotuner
+from triton.runtime.jit import JITFunction
 
 from verifier.interpreter import device, reduce, repair
+from verifier.interpreter.compiled import CompiledKernel
 from verifier.interpreter.limits import OutOfTime, Unsupported
 from verifier.interpreter.memory import Memory, flat
 from verifier.interpreter.sampling import Coverage
-from verifier.plan.calllog import CallLog
+from verifier.plan.calllog import CallLog, Event
+from verifier.plan.tuner_key import tuning_key
 from verifier.specs import dtype_name
 
 
@@ -44,9 +47,16 @@ class KernelError(Exception):
 class Launcher:
     """Takes over launches in this process once `install` has run. One per process."""
 
-    def __init__(self, filename: str, deadline: float, coverage: Coverage | None = None) -> None:
-        """`deadline`: time.monotonic() at which the interpreter gives up."""
+    def __init__(
+        self,
+        filename: str,
+        deadline: float,
+        coverage: Coverage | None = None,
+        compiled: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`deadline`: time.monotonic() at which the interpreter gives up. `compiled`: figures of compiled kernels."""
         self.filename = filename
+        self._compiled = compiled or {}
         self.deadline = deadline
         self.memory = Memory(ti._interpreter, filename, coverage=coverage)
         self.rotation = 0
@@ -60,6 +70,8 @@ class Launcher:
         self.copies = 0
         """Launches under `spoil` that stored, element by element, what one of their arguments held before."""
         self._patched: set[Any] = set()
+        self._keys: set[tuple[Any, ...]] = set()
+        """Autotuners with the keys that they have met."""
 
     def install(self) -> None:
         """Repairs the interpreter and routes its launches here, in this process, for good."""
@@ -80,6 +92,17 @@ class Launcher:
         def tuned(tuner: Any, *args: Any, **kwargs: Any) -> Any:
             return launcher._run_tuned(tuner, args, kwargs)
 
+        run = ti.InterpretedFunction.run
+
+        def launched(function: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> CompiledKernel:
+            run(function, *args, grid=grid, warmup=warmup, **kwargs)
+            return CompiledKernel(function, kwargs, launcher._compiled.get(function.__name__, ()))
+
+        def compiled(function: Any, *args: Any, **kwargs: Any) -> None:
+            raise Unsupported(f"kernel `{function.__name__}`, which is no function of triton.jit (Gluon)")
+
+        JITFunction.run = compiled
+        ti.InterpretedFunction.run = launched
         ti.GridExecutor.__call__ = call
         ti.InterpretedFunction.__call__ = device_function
         Autotuner.run = tuned
@@ -181,19 +204,29 @@ class Launcher:
 
     def _run_tuned(self, tuner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tuner.nargs = dict(zip(tuner.arg_names, args, strict=False))
-        tuner.perf_model = None
-        configs = list(tuner.prune_configs(kwargs)) or list(tuner.configs)
+        configs = list(tuner.prune_configs(kwargs) if len(tuner.configs) > 1 else tuner.configs)
         config = configs[self.rotation % len(configs)]
         tuner.best_config = config
         self.configurations.add(f"{tuner.base_fn.__name__}: {config}")
         settings = config.all_kwargs()
+        left = self._tuning_leaves(tuner, {**tuner.nargs, **kwargs, **settings}, tuning_key(tuner, kwargs))
         mark = self.log.mark()
         if config.pre_hook is not None:
             config.pre_hook({**tuner.nargs, **kwargs, **settings})
         result = tuner.fn.run(*args, **kwargs, **settings)
         self.log.join(mark)
+        for event in left:  # a trace knows the launches first
+            self.log.add(event)
         tuner.nargs = None
         return result
+
+    def _tuning_leaves(self, tuner: Any, arguments: dict[str, Any], key: tuple[Any, ...]) -> list[Event]:
+        """Does what tuning leaves behind, which is the first call with a key: `reset_to_zero`."""
+        with self.log.later() as done:
+            if len(tuner.configs) > 1 and (tuner, key) not in self._keys:
+                self._keys.add((tuner, key))
+                tuner.pre_hook(arguments, reset_only=True)
+        return done
 
     # findings
 

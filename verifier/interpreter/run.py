@@ -48,7 +48,7 @@ def interpret_job(payload: Mapping[str, Any], blobs: Mapping[str, bytes], workdi
 
     payload: {"source", "class", "init": spec, "init_seed": int, "state": spec, "draws": [{"name", "inputs": spec, and
     for the probe "state": spec}], "seconds": float, "sample": {"programs": int, "seed": str} or null,
-    "spoil": bool, "target": name}; blobs `init/`,
+    "spoil": bool, "target": name, "compiled": figures of the plan's kernels by name}; blobs `init/`,
     `state/`, `d0/in/`, ..., the last draw may be the probe under `probe/`. With `sample` only that many programs of a
     launch run, and `d0/out/0` holds the stored elements that the bits of `d0/mask/0` name. Value: {"status": "ok" |
     "failed" | "not_applicable", "code", "reason", "line", "outputs": {prefix: spec}, "mutated": {prefix: [int]},
@@ -61,7 +61,8 @@ def interpret_job(payload: Mapping[str, Any], blobs: Mapping[str, bytes], workdi
     path.write_text(payload["source"])
     sample = payload["sample"]
     coverage = Coverage(int(sample["programs"]), sample["seed"]) if sample else None
-    launcher = Launcher(str(path), time.monotonic() + float(payload["seconds"]), coverage)
+    deadline = time.monotonic() + float(payload["seconds"])
+    launcher = Launcher(str(path), deadline, coverage, payload["compiled"])
     launcher.install()
     device.patch(get_target(payload["target"]))
     device.hide_interpreter()

@@ -282,7 +282,9 @@ class _Audit:
     # -- policy ------------------------------------------------------------------------------------
 
     def _library(self) -> None:
-        compute = [s for s in self._program.library() if s.role in ("compute", "random")]
+        needed = {id(step) for step in self._needed(self._results())}
+        steps = [s for s in self._program.library() if s.role in ("compute", "random")]
+        compute = [s for s in steps if id(s) in needed or not self._counts(s)]
         flop = shares.by_operator(self._program, self._plan.flags)
         for op, steps in _by_op(compute).items():
             count = f" ({len(steps)} calls)" if len(steps) > 1 else ""
@@ -297,6 +299,13 @@ class _Audit:
         host = [s for s in self._program.library() if self._on_host(s)]
         if host:
             self._say("warning", "host-compute", f"forward runs `{host[0].op}` on the host", host[0].line)
+
+    def _counts(self, step: AtenStep) -> bool:
+        """Whether a step writes one integer at most, as a counter of calls (`num_batches_tracked`) does. Larger results
+        that no output needs might still be read, by a kernel that leaves its buffer.
+        """
+        values = [self._program.values[v] for v in (*step.outputs, *step.mutates)]
+        return all(v.dtype == "int64" and self._program.storages[v.storage].bytes <= 8 for v in values)
 
     def _on_host(self, step: AtenStep) -> bool:
         storages = [self._program.storages[self._program.values[v].storage] for v in step.outputs]

@@ -41,8 +41,9 @@ class Utils:
     def get_device_properties(self, _device: int) -> dict[str, int]:
         return triton_properties(self._target)
 
-    def load_binary(self, _name: str, _cubin: bytes, _shared: int, _device: int) -> tuple[int, int, int, int, int]:
-        return 1, 1, 0, 0, self._target.threads_per_block
+    def load_binary(self, name: str, cubin: bytes, _shared: int, _device: int) -> tuple[int, int, int, int, int]:
+        """Module, function, registers, spills (not known here: 0) and threads per block, as files ask for occupancy."""
+        return 1, 1, cuda_abi.read_facts(cubin, name).registers, 0, self._target.threads_per_block
 
     def unload_module(self, *_args: object) -> None: ...
     def set_printf_fifo_size(self, *_args: object) -> None: ...

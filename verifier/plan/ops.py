@@ -30,6 +30,11 @@ WHOLE = (
 """Composite operators kept in one piece: what they fall apart into depends on the device or on the build (cuDNN,
 fused kernels)."""
 
+MARKS = frozenset({
+    "profiler::_record_function_enter", "profiler::_record_function_enter_new", "profiler::_record_function_exit",
+})  # fmt: skip
+"""Operators that name a stretch of time for a profiler (`torch.profiler.record_function`) and touch no tensor."""
+
 # Schemas that do not say so: (first argument written, last, index of the flag that turns it on).
 _HIDDEN_WRITES = {
     "aten::batch_norm": (3, 5, 5),

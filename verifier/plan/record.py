@@ -280,6 +280,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _foreign(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """An operator that is not PyTorch's own: its Python code runs under the recorder."""
         kernel = self.custom.kernel(func)
+        if kernel is None and func._schema.name in ops.MARKS:
+            return func(*args, **kwargs)
         if kernel is None:
             self.block("foreign-operator", f"the code of the operator `{func.name()}` cannot be seen")
             raise Untraceable(func.name())

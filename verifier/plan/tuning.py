@@ -25,6 +25,7 @@ from triton.runtime.autotuner import Autotuner
 from triton.runtime.errors import OutOfResources, PTXASError
 
 from verifier.plan.record import Recorder, Step
+from verifier.plan.tuner_key import tuning_key
 
 MAX_ALTERNATIVES = 64
 MAX_BEFORE = 64
@@ -72,7 +73,7 @@ class Tuning:
     def run(self, tuner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Stands for Autotuner.run."""
         tuner.nargs = dict(zip(tuner.arg_names, args, strict=False))
-        key = (tuner, _key(tuner, kwargs))
+        key = (tuner, tuning_key(tuner, kwargs))
         fresh = key not in self._tuned
         tuned = self._tuned.setdefault(key, _Tuned())
         configs = self._choices(tuner, kwargs, tuned) if fresh else tuned.fitting
@@ -141,17 +142,6 @@ class Tuning:
         step = _merge(tuner, [way for way in ways if _not_one_launch(way) is None])
         self._made.setdefault(tuner, []).append(step)
         self._recorder.append(step)
-
-
-def _key(tuner: Any, kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    """The tuning key, as Autotuner.run makes it."""
-    if len(tuner.configs) < 2:
-        return ()
-    named = {k: v for k, v in {**tuner.nargs, **kwargs}.items() if k in tuner.arg_names}
-    return (
-        *(named[k] for k in tuner.keys if k in named),
-        *(str(v.dtype) for v in named.values() if hasattr(v, "dtype")),
-    )
 
 
 def _run_config(tuner: Any, config: Any, call: Arguments) -> Any:

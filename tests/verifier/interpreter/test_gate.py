@@ -78,12 +78,44 @@ class ModelNew(nn.Module):
 SMALL_RELU = RELU_PROBLEM.replace("ROWS = 256", 'ROWS = 2\nWORKLOADS = [{"name": "s", "roles": ["small"]}]')
 
 
+GLUON = """
+import torch, torch.nn as nn, triton
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+@gluon.jit
+def relu(x, o, n, B: gl.constexpr, layout: gl.constexpr):
+    i = gl.program_id(0) * B + gl.arange(0, B, layout=layout)
+    gl.store(o + i, gl.maximum(gl.load(x + i, mask=i < n), 0.0), mask=i < n)
+class ModelNew(nn.Module):
+    def forward(self, x):
+        o = torch.empty_like(x)
+        relu[(triton.cdiv(x.numel(), 512),)](x, o, x.numel(), B=512, layout=gl.BlockedLayout([4], [32], [4], [0]))
+        return o
+"""
+ASKS = RELU.replace(
+    "return o", "k = relu.warmup(x, o, 1, B=1024, grid=(1,))\n        return o if k.n_regs == 24 else -o"
+)
+
+
 def gate(zygotes: Zygotes, reference: str, candidate: str) -> TestReport:
     return run_gate(parse_problem(reference, file="problem.py", name="test"), candidate, zygotes, seed=5)
 
 
 def codes(report: TestReport) -> set[str]:
     return {f.code for f in report.findings}
+
+
+def test_what_only_a_compiler_knows(zygotes: Zygotes) -> None:
+    """A Gluon kernel, and figures of a compiled kernel: the plan's where there are some, else no test."""
+    report = gate(zygotes, SMALL_RELU, GLUON)
+    assert report.outcome == "not_applicable"
+    assert "kernel `relu`, which is no function of triton.jit (Gluon)" in report.reason
+    asked = gate(zygotes, SMALL_RELU, ASKS)
+    assert asked.outcome == "not_applicable"
+    assert "figures of kernel `relu`, which the plan does not launch" in asked.reason
+    problem = parse_problem(SMALL_RELU, file="problem.py", name="test")
+    figures = {"n_regs": 24, "shared": 0, "num_warps": 4, "num_stages": 3, "num_ctas": 1}
+    assert run_gate(problem, ASKS, zygotes, seed=5, compiled={"relu": [figures]}).outcome == "passed"
 
 
 # attention

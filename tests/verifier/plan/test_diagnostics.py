@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from verifier.traced import parse
+
 NEW = "class ModelNew(nn.Module):\n"
 CALL = (
     NEW
@@ -55,3 +57,11 @@ def test_column_points_at_the_name(trace: Callable[..., Any]) -> None:
     first = trace(body).diagnostics[0]
     text = first["excerpt"].splitlines()[0]
     assert text[first["column"] - 1 :].startswith("missing")
+
+
+def test_a_comment_may_name_an_encoding_by_accident() -> None:
+    found = parse("# Flash decoding: partial results\nclass ModelNew: ...\n")
+    assert found is not None
+    assert (found.code, found.line) == ("syntax-error", None)
+    assert "unknown encoding: partial; `coding:` in a comment of the first two lines" in found.message
+    assert parse("# One more line.\n# Flash attention.\n# decoding: partial\nclass ModelNew: ...\n") is None
