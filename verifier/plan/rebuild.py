@@ -6,10 +6,11 @@ NVRTC. Both are deterministic but for times of files in line tables, which are l
 the PTX, NVRTC is given names without a folder.
 
 What this does not cover: whether the TTIR is what the PTX was made of, beyond the parameters that are written. Whether
-its results are right is seen where no GPU is, at the tested sizes (`interpreter/replay_gate.py`). The TTIR says what the static profile counts, what launches read and write, and whether
-a kernel only moves data. A forged one buys a better estimate where no GPU is, which a forged plan buys as well, or
-hides a decoy, which an idle multiplication hides as well; correctness and measured times rest on the cubin, and the
-rules for device code on its PTX. Nor does it withstand a hole in the assembler or in NVRTC.
+its results are right is seen where no GPU is, at the tested sizes (`interpreter/replay_gate.py`). The TTIR says what
+the static profile counts, what launches read and write, and whether a kernel only moves data. A forged one buys a
+better estimate where no GPU is, which a forged plan buys as well, or hides a decoy, which an idle multiplication hides
+as well; correctness and measured times rest on the cubin, and the rules for device code on its PTX. Nor does it
+withstand a hole in the assembler or in NVRTC.
 """
 
 from __future__ import annotations
