@@ -99,7 +99,7 @@ class Launcher:
             return CompiledKernel(function, kwargs, launcher._compiled.get(function.__name__, ()))
 
         def compiled(function: Any, *args: Any, **kwargs: Any) -> None:
-            raise Unsupported(f"kernel `{function.__name__}`, which is no function of triton.jit (Gluon)")
+            raise Unsupported(f"kernels of Gluon, as `{function.__name__}` is one")
 
         JITFunction.run = compiled
         ti.InterpretedFunction.run = launched

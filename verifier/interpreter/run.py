@@ -203,8 +203,11 @@ class _Run:
         if isinstance(error, KernelError):
             self._stop("not_applicable", "unsupported", f"the interpreter cannot run {error}")
             return
+        if isinstance(error, Unsupported):
+            self._stop("not_applicable", "unsupported", f"the interpreter does without {error}")
+            return
         text = f"{type(error).__name__}: {error}"[:1000]
-        if isinstance(error, NotImplementedError | Unsupported | MemoryError) or any(s in text for s in _NOT_HERE):
+        if isinstance(error, NotImplementedError | MemoryError) or any(s in text for s in _NOT_HERE):
             self._stop("not_applicable", "unsupported", f"needs a GPU: {text}")
             return
         frames = traceback.extract_tb(error.__traceback__)
