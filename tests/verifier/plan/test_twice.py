@@ -73,7 +73,6 @@ def test_equal_up_to_names_and_order(twice: Callable[..., Any], body: str) -> No
         + "        import random\n        self.c = random.random()\n    def forward(self, x): return relu(x) * self.c\n",
         INIT
         + "        import numpy as np\n        self.c = torch.tensor(np.random.rand(4, 4)).cuda()\n    def forward(self, x): return relu(x) + self.c.sum()\n",
-        INIT + "        self.c = id(self) % 4093\n    def forward(self, x): return relu(x) + self.c\n",
         INIT
         + "        self.c = torch.initial_seed()\n    def forward(self, x): return relu(x) + self.c + x.data_ptr() % 268435399\n",
         INIT
@@ -81,12 +80,11 @@ def test_equal_up_to_names_and_order(twice: Callable[..., Any], body: str) -> No
         INIT
         + "        import random\n        self.n = random.getrandbits(60)\n    def forward(self, x):\n        for i in range(60): x = relu(x) if i == 30 else x + 1 if self.n >> i & 1 else x * 2\n        return x\n",
     ],
-    ids=["random", "numpy", "address of an object", "seed and address of a tensor", "seed", "operators"],
+    ids=["random", "numpy", "seed and address of a tensor", "seed", "operators"],
 )
 def test_chance_is_a_warning(twice: Callable[..., Any], body: str) -> None:
     found, controls = twice(body)
-    assert (found.severity, found.code) == ("warning", "not-repeatable")
-    assert 1 <= controls <= CONTROLS  # a control may by chance be what the first trace was
+    assert (found.severity, found.code, controls) == ("warning", "not-repeatable", 1)
 
 
 ASKS = INIT + "        self.traced = __name__ == 'candidate'\n    def forward(self, x):\n"
