@@ -39,7 +39,7 @@ from verifier.interpreter.gate import (
     run_gate,
     run_reference,
 )
-from verifier.interpreter.replay_gate import IGNORES_WEIGHTS, plan_fault
+from verifier.interpreter.replay_gate import IGNORES_WEIGHTS, other_weights, plan_fault
 from verifier.loader import read_inspection
 from verifier.plan import twice
 from verifier.plan.agreement import difference, read_calls, untested
@@ -302,6 +302,8 @@ class Judge:
         with suppress(PlanError, ValueError, KeyError, TypeError):
             if job.outcome == "ok" and job.value["status"] == "ok":
                 read_plan(job.value["plan"], job.blobs)
+                if other_weights(expected, job.value["plan"], job.value.get("weights")) is None:
+                    return None
                 found = self._replayed(expected, job)
                 return found if found is not None and found.code == IGNORES_WEIGHTS else None
         return None

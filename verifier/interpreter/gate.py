@@ -28,6 +28,7 @@ from typing import Any, Literal, Protocol
 from verifier.errors import InfrastructureError, ProblemError
 from verifier.interpreter import answer as answers
 from verifier.interpreter import scaling
+from verifier.interpreter.limits import ENOUGH_DRAWS
 from verifier.problem import LibraryPolicy, Problem, Workload
 from verifier.sandbox.limits import Limits
 from verifier.sandbox.outcome import JobResult
@@ -54,8 +55,6 @@ SECONDS = 20.0
 TRUSTED = Limits(wall_seconds=120.0, cpu_seconds=120)
 SAMPLED = Limits(wall_seconds=60.0, cpu_seconds=60, memory_bytes=12 << 30, result_bytes=2 << 30)
 """Of the reference at its own sizes; the answer holds two draws in up to three precisions."""
-ENOUGH_DRAWS = 3
-"""Draws that a candidate must have passed when the interpreter runs out of time before the last one."""
 CACHE_BYTES = 512 << 20
 _CONSTANT = (
     "the reference gives the same output for all inputs that were tried, so a kernel that computes nothing of it is "

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+ENOUGH_DRAWS = 3
+"""Draws that must be done when the time runs out before the last one."""
+
 
 class Unsupported(Exception):
     """The interpreter cannot do what a kernel asks; one phrase says what."""

@@ -52,7 +52,7 @@ def plan_fault(
     `plan` is one that `read_plan` has read; `held` is what the trace says of the file's weights, by name. Raises
     InfrastructureError where the comparison dies.
     """
-    other = _other_weights(expected, plan, held)
+    other = other_weights(expected, plan, held)
     draws = dict(enumerate([*expected.value["draws"], *([] if other is None else [other])]))
     order = random.SystemRandom().sample(sorted(draws), len(draws))  # which ones are left out where time is short
     payload = {
@@ -88,7 +88,7 @@ def plan_fault(
     return None
 
 
-def _other_weights(expected: Expected, plan: Mapping[str, Any], held: object) -> dict[str, Any] | None:
+def other_weights(expected: Expected, plan: Mapping[str, Any], held: object) -> dict[str, Any] | None:
     """The draw with other weights, where the file holds them all and reads none of their values on the host."""
     draw: dict[str, Any] | None = expected.value["weights"]
     if draw is None or not isinstance(held, dict):

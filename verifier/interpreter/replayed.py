@@ -24,7 +24,7 @@ from verifier.gpu.memory import ReplayError, foreign
 from verifier.gpu.packing import passed
 from verifier.gpu.replay import Replayer
 from verifier.interpreter.blobs import pack, to_bytes, unpack
-from verifier.interpreter.limits import OutOfTime, Unsupported
+from verifier.interpreter.limits import ENOUGH_DRAWS, OutOfTime, Unsupported
 from verifier.interpreter.tile_machine import Machine, Tile
 from verifier.interpreter.tile_memory import OutOfBounds, TileMemory
 from verifier.interpreter.tile_ops import scalar
@@ -36,8 +36,6 @@ from verifier.specs import dtype_of, leaves
 
 Answer = tuple[dict[str, Any], dict[str, bytes]]
 MAX_ROUNDS = 64
-ENOUGH_DRAWS = 3
-"""Draws that must be done where the time does not allow for all, as in the interpreter's test."""
 
 
 def replay_job(payload: Mapping[str, Any], blobs: Mapping[str, bytes], workdir: Path) -> Answer:

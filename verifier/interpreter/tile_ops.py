@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from verifier.interpreter import arithmetic
 from verifier.interpreter.libdevice import lookup
 from verifier.interpreter.limits import Unsupported
 from verifier.profile.ttir import Op, Type
@@ -31,7 +32,7 @@ _DTYPES = {
 }  # fmt: skip
 _BITS = {torch.bool: 1, torch.int8: 8, torch.int16: 16, torch.int32: 32, torch.int64: 64}
 _SHORT = (torch.float16, torch.bfloat16)
-_LARGEST = {torch.float8_e4m3fn: 448.0, torch.float8_e5m2: 57344.0}
+_LARGEST = dict(arithmetic.FP8.values())
 
 
 def dtype_of(element: str) -> torch.dtype:
@@ -237,9 +238,8 @@ def _bits(op: Op) -> Evaluator:
 
 
 def round_to_tf32(x: Tensor) -> Tensor:
-    """float32 rounded to 10 bits of mantissa, half away from zero, as `cvt.rna.tf32.f32`."""
-    rounded = ((x.contiguous().view(torch.int32) + 0x1000) & -0x2000).view(torch.float32)
-    return torch.where(torch.isfinite(x), rounded, x)
+    """`arithmetic.round_to_tf32` of a tensor."""
+    return torch.from_numpy(arithmetic.round_to_tf32(x.numpy()))
 
 
 def _dot(op: Op) -> Evaluator:
