@@ -34,6 +34,7 @@ def time_steps(replayer: Replayer, device: Device, runs: int = RUNS) -> list[flo
     if count > MOST_STEPS:
         raise ValueError(f"the program has {count} steps, {MOST_STEPS} are timed at most")
     tiny = torch.zeros(1, device=device.torch_device)
+    tiny.add_(1)  # the first launch loads its kernel, which takes longer than many a step
     flush = torch.empty(device.flush_bytes, dtype=torch.uint8, device=device.torch_device)
     prepare = _preparation(replayer, flush, count)
     calls = [Call(prepare if i == 0 else _nothing, _step(replayer, i), _nothing) for i in range(count)]

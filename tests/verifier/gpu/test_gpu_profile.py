@@ -68,8 +68,8 @@ UNMASKED = "tl.load(x + at, mask=inside)"
 
 @pytest.fixture(scope="module")
 def bench() -> Iterator[GpuBench]:
-    """For a scaled sum of 4,194,305 elements: one beyond a whole block."""
-    text = (PLANTED / "at_roof_problem.py").read_text().replace("67108864", "4194305")
+    """For a scaled sum of 8,388,609 elements: one beyond a whole block, and more than L2 caches hold."""
+    text = (PLANTED / "at_roof_problem.py").read_text().replace("67108864", "8388609")
     with closing(GpuBench(parse_problem(text, file="p.py", name="p"), 5)) as made:
         yield made
 
