@@ -176,6 +176,7 @@ class CudaDevice:
     def trim(self) -> None:
         self._flush = None
         torch.cuda.empty_cache()
+        torch._C._host_emptyCache()  # a captured graph leaves a pool of its own here, which nothing else gives back
 
     def capture(self, program: Capturable) -> Captured | None:
         stream = torch.cuda.current_stream()
