@@ -63,7 +63,9 @@ def file_words(file: FileRun) -> str:
     """How the file ran beside its plan, one sentence."""
     if file.agrees:
         same = "bit by bit" if file.outputs == "bitwise" else "within the limits of correctness"
-        return f"the file itself gives the plan's outputs {same}, in the plan's time"
+        graphs = all(t.graphs for t in file.timings)
+        aside = ", both as CUDA graphs: what the file's Python takes is not in it" if graphs else ""
+        return f"the file itself gives the plan's outputs {same}, in the plan's time{aside}"
     late = [
         f"{t.workload} takes {t.file_seconds / t.plan_seconds - 1:+.1%}" for t in file.timings if not t.within
     ]  # fmt: skip

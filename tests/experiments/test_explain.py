@@ -13,12 +13,14 @@ from agent.session import Deps
 from agent.testing import ScriptedBench, ScriptedModel, Wander, make_run, reply, source
 from experiments.cli import main
 from experiments.explain import difference, stages, with_excerpts
-from experiments.tables import print_verdict
+from experiments.tables import file_words, print_verdict
 from tools.fleet.local import LocalFleet
 from verifier.verdict import (
     Ceilings,
     CompileReport,
     Diagnostic,
+    FileRun,
+    FileTiming,
     KernelReport,
     MeasuredProfile,
     MeasuredStep,
@@ -157,3 +159,17 @@ async def test_attempts_of_runs_are_compared(tmp_path: Path, capsys: pytest.Capt
     said = capsys.readouterr().out
     assert "2.00x" in said
     assert "3.00x" in said
+
+
+def test_how_a_file_ran_beside_its_plan_says_what_its_time_is() -> None:
+    timing = FileTiming(
+        workload="w", file_seconds=1e-3, plan_seconds=1e-3, log_ratio=0.0, half_width=0.001, graphs=True
+    )
+    run = FileRun(outputs="bitwise", timings=(timing,), seconds=1.0)
+    assert file_words(run).endswith(
+        "in the plan's time, both as CUDA graphs: what the file's Python takes is not in it"
+    )
+    eager = run.model_copy(update={"timings": (timing.model_copy(update={"graphs": False}),)})
+    assert file_words(eager).endswith("bit by bit, in the plan's time")
+    slow = run.model_copy(update={"timings": (timing.model_copy(update={"file_seconds": 2e-3, "log_ratio": -0.7}),)})
+    assert "(w takes +100.0%): the plan is what was judged, and what ships" in file_words(slow)
