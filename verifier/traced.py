@@ -6,6 +6,7 @@ import ast
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import Any
 
 from verifier.plan import cuda_abi, twice
 from verifier.plan.reader import PlanError, read_plan
@@ -16,6 +17,8 @@ from verifier.verdict import Diagnostic, Status
 
 TRACE = Limits(wall_seconds=300.0, cpu_seconds=240)
 MAX_SOURCE_BYTES = 1 << 20
+MAX_COMPILED_JSON = 4 << 20
+"""Bytes of what one trace tells another of its compilations."""
 DEATHS = {"timeout": Status.TIMEOUT, "memory": Status.CRASH, "crash": Status.CRASH, "error": Status.CRASH}
 """Status by how a job ended that gave no answer."""
 
@@ -73,6 +76,15 @@ def figures(plan: Plan, blobs: Mapping[str, bytes]) -> dict[str, list[dict[str, 
         known = {"n_regs": registers, "shared": image.shared, "num_warps": image.num_warps}
         found.setdefault(image.name, []).append(known | {"num_stages": image.num_stages, "num_ctas": image.num_ctas})
     return found
+
+
+def compilations(job: JobResult) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """What a trace says that it compiled, with the files: payload and blobs for a further trace of the same source."""
+    made = job.value.get("compiled")
+    if not isinstance(made, dict) or len(json.dumps(made)) > MAX_COMPILED_JSON:
+        return {}, {}
+    files = {name: data for name, data in job.blobs.items() if name.endswith((".ptx", ".cubin"))}
+    return {"compiled": made}, files
 
 
 def outcome(job: JobResult, name: str) -> twice.Outcome:

@@ -16,10 +16,11 @@ import sys
 import tempfile
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ import triton
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from verifier.plan import cuda_host, driver, fakecuda, program
+from verifier.plan.compiled import Compilations
 from verifier.plan.diagnose import diagnostic, explain
 from verifier.plan.disguise import Disguise
 from verifier.plan.record import TOO_MANY, Recorder, Untraceable
@@ -63,13 +65,15 @@ def trace_job(
     `"disguise": N` traces under that disguise, which has a file name of its own.
     A workload with `"log": true` fills `calls`: what its two calls do, for `agreement.py`. `weights` are the shapes of
     the first model's parameters and buffers by name, whether or not the plan needs them.
+    `"compiled"` of another trace of the file, with that trace's blobs, spares compiling the same kernels again.
     """
-    return trace(payload, workdir)
+    return trace(payload, workdir, blobs=blobs)
 
 
 def trace(
-    payload: dict[str, Any], workdir: Path, prepare: Callable[[Session], None] | None = None
-) -> tuple[dict[str, Any], dict[str, bytes]]:
+    payload: dict[str, Any], workdir: Path, prepare: Callable[[Session], None] | None = None,
+    blobs: Mapping[str, bytes] = MappingProxyType({}),
+) -> tuple[dict[str, Any], dict[str, bytes]]:  # fmt: skip
     """`trace_job`; `prepare` changes this process further before the file runs."""
     source, target = str(payload["source"]), get_target(str(payload["target"]))
     disguise = Disguise.of(int(payload.get("disguise", 0)))
@@ -83,6 +87,8 @@ def trace(
     fakecuda.install(target, recorder)
     session = Session(source, filename, str(payload["class"]), recorder, fake)
     kernels = driver.install(target, recorder)
+    compilations = Compilations(disguise.name, payload.get("compiled", {}), blobs)
+    compilations.install()
     cuda_host.install(target, recorder, kernels)
     if prepare is not None:
         prepare(session)
@@ -96,8 +102,9 @@ def trace(
         return {"status": "untraceable", "diagnostics": [found], "plan": None}, {}
     used = {image[file] for image in plan["kernels"].values() for file in ("cubin", "ttir", "ptx", "source")}
     kept = {name: data for name, data in kernels.blobs.items() if name.split(".")[0] in used}
+    compiled = {k: m for k, m in compilations.made.items() if used.issuperset((m["ptx"], m["cubin"]))}
     return {"status": "ok", "diagnostics": diagnostics, "plan": plan, "calls": recorder.log.calls,
-            "weights": session.weights}, kept  # fmt: skip
+            "weights": session.weights, "compiled": compiled}, kept  # fmt: skip
 
 
 def too_large(plan: Any, most: int = MAX_PLAN_JSON) -> str | None:
