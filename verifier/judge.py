@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import Any, Literal
 
 from verifier import traced
@@ -211,7 +212,7 @@ class Judge:
                     self._base = self._bases.primary(self._timed_arguments(), self._tuned)
                 else:
                     self._base = eager
-                run_reference(self.problem, self._zygotes, self._seed)
+                run_reference(self.problem, self._zygotes, self._seed, few=self._measured)
                 self._ready = True
 
     def judge(self, candidate: Candidate, visit: Visit | None = None, *further: Visit) -> Verdict:
@@ -284,7 +285,7 @@ class Judge:
         spoil = library and self.problem.library is not LibraryPolicy.ALLOWED
         return run_gate(
             self.problem, kept.source, self._zygotes, self._seed, check=check, spoil=spoil, target=self.target,
-            compiled=traced.figures(kept.plan, kept.blobs),
+            compiled=traced.figures(kept.plan, kept.blobs), few=self._measured,
         )  # fmt: skip
 
     def _tested(self, kept: Kept, expected: Expected) -> JobResult:
@@ -427,7 +428,7 @@ class Judge:
         """What a trace under another disguise says that `first` does not."""
 
         def again(number: int) -> twice.Outcome:
-            job = self._trace(source, "candidate.py", "ModelNew", self._arguments or [], number)
+            job = self._trace(source, "candidate.py", "ModelNew", self._arguments or [], number, first)
             return traced.outcome(job, Disguise.of(number).name)
 
         second = again(1 + secrets.randbits(62))
@@ -438,13 +439,18 @@ class Judge:
         return () if found is None else (found,)
 
     def _trace(
-        self, source: str, filename: str, name: str, workloads: list[dict[str, Any]], disguise: int = 0
-    ) -> JobResult:
+        self, source: str, filename: str, name: str, workloads: list[dict[str, Any]], disguise: int = 0,
+        earlier: JobResult | None = None,
+    ) -> JobResult:  # fmt: skip
+        """`earlier`: a trace of the same file, whose kernels need not be compiled again."""
         payload = {
             "source": source, "filename": filename, "class": name, "target": self.target, "workloads": workloads,
             "disguise": disguise,
         }  # fmt: skip
-        return self._run_trace(TRACE_JOB, payload)
+        if earlier is None or "asm" in source:  # a file may read what the compiler makes on its way
+            return self._run_trace(TRACE_JOB, payload)
+        known, files = traced.compilations(earlier)
+        return self._run_trace(TRACE_JOB, payload | known, files)
 
     def baseline(self, name: str, tuned: Mapping[str, Any] | None = None) -> Base:
         """A baseline of the problem. Raises BaselineError and ProblemError."""
@@ -457,8 +463,10 @@ class Judge:
             self._arguments = [self._inspected(w) for w in self._workloads()]
         return self._arguments[: len(self.problem.timed)]
 
-    def _run_trace(self, job: str, payload: dict[str, Any]) -> JobResult:
-        return self._zygotes.compile.run(job, payload, limits=traced.TRACE)
+    def _run_trace(
+        self, job: str, payload: dict[str, Any], blobs: Mapping[str, bytes] = MappingProxyType({})
+    ) -> JobResult:
+        return self._zygotes.compile.run(job, payload, blobs, limits=traced.TRACE)
 
     def _profile(self, job: JobResult) -> _Profiled:
         """Static profile and estimates, made in a confined child that never loads the candidate's Python."""

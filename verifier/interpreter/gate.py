@@ -149,34 +149,37 @@ class _Trial:
 
 def run_gate(
     problem: Problem, source: str, zygotes: Zygotes, seed: int, *, check: Check | None = None, spoil: bool = False,
-    target: str = "h200", compiled: Mapping[str, Any] | None = None,
+    target: str = "h200", compiled: Mapping[str, Any] | None = None, few: bool = False,
 ) -> TestReport:  # fmt: skip
     """Tests `source` (which must have been traced before) on `problem`. `seed` is secret and is the judge's.
 
     `check` has a last look at a run that passed; `spoil` also asks whether anything comes of the kernels. `compiled`:
     what `traced.figures` says of the plan's kernels, for files that ask a compiled kernel how many registers it takes.
-    Raises ProblemError when the reference itself cannot run, InfrastructureError when a trusted job dies.
+    `few`: what is right on two distributions passes; what is not is tried on all, for its report. Raises ProblemError
+    when the reference itself cannot run, InfrastructureError when a trusted job dies.
     """
     start = time.perf_counter()
     trials: list[_Trial] = []
     for sizes in scaling.choose(problem):
         if sizes.sampled and any(t.final for t in trials):
             break
-        trial = _try(problem, source, zygotes, seed, sizes, check, spoil, target, compiled or {})
+        trial = _try(problem, source, zygotes, seed, replace(sizes, few=few), check, spoil, target, compiled or {})
+        if few and trial.outcome == "failed":
+            trial = _try(problem, source, zygotes, seed, sizes, check, spoil, target, compiled or {})
         trials.append(trial)
         if trial.outcome == "failed" or (trial.outcome == "passed" and not scaling.has_small(problem)):
             break
     return _report(trials, time.perf_counter() - start)
 
 
-def run_reference(problem: Problem, zygotes: Zygotes, seed: int) -> None:
+def run_reference(problem: Problem, zygotes: Zygotes, seed: int, *, few: bool = False) -> None:
     """Runs the reference on the first sizes that the gate would use, and keeps what it gave.
 
     Raises ProblemError when it cannot run, InfrastructureError when the trusted job dies.
     """
     first = next(iter(scaling.choose(problem)), None)
     if first is not None:
-        _expected(problem, zygotes, seed, first)
+        _expected(problem, zygotes, seed, replace(first, few=few))
 
 
 def _report(trials: list[_Trial], seconds: float) -> TestReport:
@@ -220,9 +223,10 @@ def _try(
 def _expected(problem: Problem, zygotes: Zygotes, seed: int, sizes: scaling.Sizes) -> Expected | _Trial:
     """Expected values for the first version that fits, or why there is none."""
     versions = [w.model_dump(mode="json") for w in sizes.versions]
-    key = (problem.id, json.dumps(versions, sort_keys=True), sizes.sampled, seed)
+    key = (problem.id, json.dumps(versions, sort_keys=True), sizes.draws, seed)
     if (held := zygotes.references.get(key)) is not None:
         return held
+    limits = SAMPLED if sizes.sampled else TRUSTED
     payload = {
         "problem": problem.model_dump(mode="json"),
         "workloads": versions,
@@ -230,8 +234,8 @@ def _expected(problem: Problem, zygotes: Zygotes, seed: int, sizes: scaling.Size
         "max_bytes": list(sizes.max_bytes),
         "draws": sizes.draws,
         "sampled": sizes.sampled,
+        "answer_bytes": limits.result_bytes,
     }
-    limits = SAMPLED if sizes.sampled else TRUSTED
     result = zygotes.compile.run(REFERENCE_JOB, payload, limits=limits, confined=False)
     if result.outcome in ("timeout", "memory"):
         what = "time" if result.outcome == "timeout" else "memory"

@@ -31,8 +31,9 @@ def reference_job(payload: Mapping[str, Any], blobs: Mapping[str, bytes], workdi
     """Expected values of one workload.
 
     payload: {"problem": Problem JSON, "workloads": [Workload JSON], "seed": int, "max_bytes": [int], "draws": names
-    or null for all, "sampled": bool}; the first workload whose arguments and weights fit and on which the reference
-    runs is used. With `sampled` the outputs count too, and there is no probe. Value: {"status": "ok" | "too_large" |
+    or null for all, "sampled": bool, "answer_bytes": int, the most that all blobs may have}; the first workload whose
+    arguments and weights fit and on which the reference runs is used. With `sampled` the outputs count too, and there
+    is no probe. Value: {"status": "ok" | "too_large" |
     "stochastic" | "error", "reason", "seconds"} and when ok {"workload": Workload JSON, "init": spec, "init_seed",
     "programs_seed", "state": spec, "draws": [draw], "skipped": {name: reason}, "probe": draw or null,
     "constant": bool, "weights": draw with a "state" or null}. constant: what is right for the inputs of one draw is
@@ -64,6 +65,9 @@ def _attempt(problem: Problem, workload: Workload, max_bytes: int, payload: Mapp
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             packed = _Packed(Reference.create(problem, workload, int(payload["seed"])))
             value, blobs = packed.run(payload["draws"], max_bytes - size if sampled else None)
+        if (kept := sum(map(len, blobs.values()))) > payload["answer_bytes"]:
+            reason = f"inputs and results of all distributions take {kept / 2**20:.0f} MiB"
+            return {"status": "too_large", "reason": reason}, {}
     except TooLarge as error:
         return {"status": "too_large", "reason": str(error)}, {}
     except ProblemError as error:

@@ -24,6 +24,8 @@ SMALL_BYTES = 64 << 20
 SAMPLED_BYTES = 256 << 20
 """Arguments, weights and outputs at the problem's own sizes when only a sample of the programs runs."""
 SAMPLED_DRAWS = ("task", "normal")
+FEW_DRAWS = ("task", "heavy_tailed")
+"""Where a GPU tries all distributions on what passes; what fails is tried on all of them here."""
 MIN_SIZE = 32
 MIN_BATCH = 2
 STEPS = 16
@@ -44,11 +46,12 @@ class Sizes:
     """Values of the file that a version replaced; a candidate that names one may depend on it."""
     sampled: bool = False
     """Whether only a sample of each launch's programs runs."""
+    few: bool = False
 
     @property
     def draws(self) -> tuple[str, ...] | None:
         """Names of the distributions to try, None for all."""
-        return SAMPLED_DRAWS if self.sampled else None
+        return SAMPLED_DRAWS if self.sampled else FEW_DRAWS if self.few else None
 
 
 def choose(problem: Problem) -> tuple[Sizes, ...]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from verifier.errors import ProblemError
+from verifier.interpreter import gate as gate_module
 from verifier.interpreter.gate import Zygotes, run_gate
 from verifier.loader import parse_problem
+from verifier.sandbox.limits import Limits
 from verifier.verdict import TestReport
 
 ATTENTION = """
@@ -116,6 +118,24 @@ def test_what_only_a_compiler_knows(zygotes: Zygotes) -> None:
     problem = parse_problem(SMALL_RELU, file="problem.py", name="test")
     figures = {"n_regs": 24, "shared": 0, "num_warps": 4, "num_stages": 3, "num_ctas": 1}
     assert run_gate(problem, ASKS, zygotes, seed=5, compiled={"relu": [figures]}).outcome == "passed"
+
+
+def test_a_reference_whose_results_are_too_many_says_so(zygotes: Zygotes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_module, "TRUSTED", Limits(result_bytes=64 << 10))
+    report = gate(zygotes, SMALL_RELU, RELU)
+    assert report.outcome == "not_applicable"
+    assert "inputs and results of all distributions take" in report.reason
+
+
+def test_what_passes_on_few_distributions_is_tried_on_no_more(zygotes: Zygotes) -> None:
+    problem = parse_problem(SMALL_RELU, file="problem.py", name="test")
+    passed = run_gate(problem, RELU, zygotes, seed=5, few=True)
+    assert (passed.outcome, {c.draw for c in passed.checks}) == ("passed", {"task", "heavy_tailed"})
+    wrong = RELU.replace(", 0.0), mask=i < n)", ", 0.0) * 1.1, mask=i < n)")
+    assert wrong != RELU
+    failed = run_gate(problem, wrong, zygotes, seed=5, few=True)
+    assert failed.outcome == "failed"
+    assert "wrong on 6 of 6 input distributions" in failed.reason
 
 
 # attention
