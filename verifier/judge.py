@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from types import MappingProxyType
 from typing import Any, Literal
@@ -40,7 +40,7 @@ from verifier.interpreter.gate import (
     run_gate,
     run_reference,
 )
-from verifier.interpreter.replay_gate import IGNORES_WEIGHTS, other_weights, plan_fault
+from verifier.interpreter.replay_gate import plan_fault
 from verifier.loader import read_inspection
 from verifier.plan import twice
 from verifier.plan.agreement import difference, read_calls, untested
@@ -70,7 +70,7 @@ from verifier.verdict import (
 )
 
 PROFILE_JOB = "verifier.profile.job:profile_job"
-REBUILD_JOB = "verifier.plan.rebuild:rebuild_job"
+REBUILD_JOB, LOWER_JOB = "verifier.plan.rebuild:rebuild_job", "verifier.plan.rebuild:lower_job"
 INSPECT_JOB = "verifier.loader:inspect_job"
 COMPILE_PRELOAD = (
     *REFERENCE_PRELOAD,
@@ -156,6 +156,10 @@ class Kept:
     blobs: Mapping[str, bytes]
     base: Base | None
     """What it is timed against, None where no baseline can be traced."""
+    compiled: Mapping[str, Any] = field(default_factory=dict)
+    """What the tracing process says of its compilations."""
+    held: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Shapes of the weights that the file holds, by name, as the tracing process says."""
 
 
 Visit = Callable[[CompileStage, TestStage], TestStage]
@@ -179,8 +183,7 @@ class Judge:
         tuned: str | None = None,
     ) -> None:
         """`measured`: a GPU judges what passes here, so all workloads but the small ones are traced and the interpreter
-        is only a first gate: a second trace shows whether the plan computes with its weights, not that the interpreter
-        saw the plan's work. `figures`: the device whose rates make estimates and advice, where it is another one than
+        is only a first gate. `figures`: the device whose rates make estimates and advice, where it is another one than
         the target. `tuned`: digest of the kept plan of the primary baseline that was tuned on a device, None for the
         plan that a trace makes.
         """
@@ -277,9 +280,7 @@ class Judge:
 
     def _gate(self, kept: Kept) -> TestReport:
         def check(expected: Expected, calls: list[Any]) -> Diagnostic | None:
-            if self._measured:
-                return None if expected.value["weights"] is None else self._ignores_weights(kept, expected)
-            return self._disagreement(kept, expected, calls)
+            return None if self._measured else self._disagreement(kept, expected, calls)
 
         library = any(library_steps(program) for program in kept.plan.programs)
         spoil = library and self.problem.library is not LibraryPolicy.ALLOWED
@@ -295,19 +296,9 @@ class Judge:
             "name": expected.workload.name, "init": value["init"]["items"], "log": True,
             "inputs": value["draws"][0]["inputs"]["items"],
         }  # fmt: skip
-        return self._trace(kept.source, "candidate.py", "ModelNew", [workload])
-
-    def _ignores_weights(self, kept: Kept, expected: Expected) -> Diagnostic | None:
-        """An error where other weights make no difference; all else is for the GPU to find."""
-        job = self._tested(kept, expected)
-        with suppress(PlanError, ValueError, KeyError, TypeError):
-            if job.outcome == "ok" and job.value["status"] == "ok":
-                read_plan(job.value["plan"], job.blobs)
-                if other_weights(expected, job.value["plan"], job.value.get("weights")) is None:
-                    return None
-                found = self._replayed(expected, job)
-                return found if found is not None and found.code == IGNORES_WEIGHTS else None
-        return None
+        return self._trace(
+            kept.source, "candidate.py", "ModelNew", [workload], compiled=kept.compiled, blobs=kept.blobs
+        )  # fmt: skip
 
     def _replayed(self, expected: Expected, job: JobResult) -> Diagnostic | None:
         plan, held = job.value["plan"], job.value.get("weights")
@@ -328,11 +319,26 @@ class Judge:
             return Diagnostic(severity="error", code="behaves-differently", message=message)
         if differs:
             return Diagnostic(severity="error", code="behaves-differently", message=differs)
-        if reason := untested(kept.plan, kept.blobs, small, job.blobs):
+        if reason := untested(kept.plan, kept.blobs, small, job.blobs) or self._unlike_ttir(kept):
             return Diagnostic(severity="warning", code="not-compared", message=reason)
         if expected.sampled:  # too large to replay as a whole
             return None
         return self._replayed(expected, job)
+
+    def _unlike_ttir(self, kept: Kept) -> str | None:
+        """Which kernel's PTX is not known to be what its TTIR says; the test rests on the TTIR."""
+        images = {key: image for key, image in kept.plan.kernels.items() if image.language == "triton"}
+        with suppress(KeyError, TypeError):
+            options = {(m["ptx"], m["cubin"]): m["options"] for m in kept.compiled.values()}
+            payload = {
+                "target": self.target, "kernels": {k: i.model_dump(mode="json") for k, i in images.items()},
+                "options": {k: options[i.ptx, i.cubin] for k, i in images.items()},
+            }  # fmt: skip
+            job = self._zygotes.compile.run(LOWER_JOB, payload, kept.blobs, limits=traced.TRACE)
+            if job.outcome != "ok":
+                return f"no PTX could be made of its TTIR again: {job.error}"
+            return next((f"kernel `{images[k].title}`: {job.value[k]}" for k in images if k in job.value), None)
+        return "the trace does not say how its kernels were compiled"
 
     def profile(self, stage: CompileStage, test: TestStage) -> ProfileReport:
         """The analytic estimate and its diagnosis, and what the visit to a GPU measured where there was one. Of a file
@@ -426,9 +432,12 @@ class Judge:
 
     def _second_trace(self, source: str, first: JobResult) -> tuple[Diagnostic, ...]:
         """What a trace under another disguise says that `first` does not."""
+        known = traced.compilations(first)
 
         def again(number: int) -> twice.Outcome:
-            job = self._trace(source, "candidate.py", "ModelNew", self._arguments or [], number, first)
+            job = self._trace(
+                source, "candidate.py", "ModelNew", self._arguments or [], number, known, first.blobs
+            )  # fmt: skip
             return traced.outcome(job, Disguise.of(number).name)
 
         second = again(1 + secrets.randbits(62))
@@ -440,17 +449,17 @@ class Judge:
 
     def _trace(
         self, source: str, filename: str, name: str, workloads: list[dict[str, Any]], disguise: int = 0,
-        earlier: JobResult | None = None,
+        compiled: Mapping[str, Any] | None = None, blobs: Mapping[str, bytes] = MappingProxyType({}),
     ) -> JobResult:  # fmt: skip
-        """`earlier`: a trace of the same file, whose kernels need not be compiled again."""
+        """`compiled` and `blobs`: of an earlier trace of the same file, whose kernels need not be compiled again."""
         payload = {
             "source": source, "filename": filename, "class": name, "target": self.target, "workloads": workloads,
             "disguise": disguise,
         }  # fmt: skip
-        if earlier is None or "asm" in source:  # a file may read what the compiler makes on its way
+        if not compiled or "asm" in source:  # a file may read what the compiler makes on its way
             return self._run_trace(TRACE_JOB, payload)
-        known, files = traced.compilations(earlier)
-        return self._run_trace(TRACE_JOB, payload | known, files)
+        files = {name: data for name, data in blobs.items() if name.endswith((".ptx", ".cubin"))}
+        return self._run_trace(TRACE_JOB, {**payload, "compiled": compiled}, files)
 
     def baseline(self, name: str, tuned: Mapping[str, Any] | None = None) -> Base:
         """A baseline of the problem. Raises BaselineError and ProblemError."""
@@ -527,7 +536,10 @@ class Judge:
         if errors:
             return CompileStage(report=report, status=Status.REJECTED, reason=errors[0].message, seconds=clock)
         cuda = any(kernel.language == "cuda" for kernel in plan.kernels.values())
-        kept = Kept(candidate.source, profiled, cuda, plan, job.value["plan"], job.blobs, self._base)
+        kept = Kept(
+            candidate.source, profiled, cuda, plan, job.value["plan"], job.blobs, self._base,
+            traced.compilations(job), traced.weights(job),
+        )  # fmt: skip
         return CompileStage(report=report, seconds=clock, handle=kept)
 
     def _score(self, profile: ProfileReport) -> tuple[float | None, Literal["measured", "estimate"] | None]:

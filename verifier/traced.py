@@ -8,6 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import NonNegativeInt, TypeAdapter, ValidationError
+
 from verifier.plan import cuda_abi, twice
 from verifier.plan.reader import PlanError, read_plan
 from verifier.plan.schema import Plan
@@ -78,13 +80,18 @@ def figures(plan: Plan, blobs: Mapping[str, bytes]) -> dict[str, list[dict[str, 
     return found
 
 
-def compilations(job: JobResult) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """What a trace says that it compiled, with the files: payload and blobs for a further trace of the same source."""
+def compilations(job: JobResult) -> dict[str, Any]:
+    """What a trace says that it compiled, for a further trace of the same source; none where that is too long."""
     made = job.value.get("compiled")
-    if not isinstance(made, dict) or len(json.dumps(made)) > MAX_COMPILED_JSON:
-        return {}, {}
-    files = {name: data for name, data in job.blobs.items() if name.endswith((".ptx", ".cubin"))}
-    return {"compiled": made}, files
+    return made if isinstance(made, dict) and len(json.dumps(made)) <= MAX_COMPILED_JSON else {}
+
+
+def weights(job: JobResult) -> dict[str, tuple[int, ...]]:
+    """Shapes of the file's weights by name, as a trace says; none where that is no such table."""
+    try:
+        return TypeAdapter(dict[str, tuple[NonNegativeInt, ...]]).validate_python(job.value.get("weights"))
+    except ValidationError:
+        return {}
 
 
 def outcome(job: JobResult, name: str) -> twice.Outcome:

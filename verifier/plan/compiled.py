@@ -2,7 +2,7 @@
 
 All that a file's Python decides of a kernel is in its TTIR and the compiler's options; the rest of the way to machine
 code is a function of both, and takes most of a trace's time. As everything that a trace says, this is a claim of the
-candidate's process: `rebuild.py` checks the machine code of the plan that is judged.
+candidate's process: `rebuild.py` makes the code of the plan that is judged once more.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import triton
-from triton.backends.nvidia.compiler import CUDABackend
+from triton.backends.nvidia.compiler import CUDABackend, CUDAOptions
 
 from verifier.plan.disguise import NAME
 
@@ -23,7 +23,8 @@ _Stage = Callable[[Any, dict[str, Any]], Any]
 
 
 class Compilations:
-    """Those of one trace. `made`: by key the metadata that compilation added, and the SHA-256 of PTX and cubin."""
+    """Those of one trace. `made`: by key the compiler's options, what metadata it added, and the SHA-256 of PTX and
+    cubin."""
 
     def __init__(self, name: str, known: Mapping[str, Mapping[str, Any]], blobs: Mapping[str, bytes]) -> None:
         """`name` of the traced file and its module; `known` is `made` of the earlier trace, `blobs` has its files."""
@@ -83,5 +84,7 @@ class _Compilation:
             self._hashes[kind] = hashlib.sha256(data).hexdigest()
         if len(self._hashes) == len(_KEPT):
             added = {k: v for k, v in metadata.items() if k not in self._before or self._before[k] != v}
-            self._all.made[self._key] = {"metadata": json.loads(json.dumps(added, default=vars)), **self._hashes}
+            options = {k: v for k, v in self._before.items() if k in CUDAOptions.__dataclass_fields__}
+            said = json.loads(json.dumps({"options": options, "metadata": added}, default=vars))
+            self._all.made[self._key] = {**said, **self._hashes}
         return made

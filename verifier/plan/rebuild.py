@@ -5,12 +5,12 @@ other code. Here a Triton kernel's PTX goes through Triton's own assembler, a ke
 NVRTC. Both are deterministic but for times of files in line tables, which are left out: names of files there come from
 the PTX, NVRTC is given names without a folder.
 
-What this does not cover: whether the TTIR is what the PTX was made of, beyond the parameters that are written. Whether
-its results are right is seen where no GPU is, at the tested sizes (`interpreter/replay_gate.py`). The TTIR says what
-the static profile counts, what launches read and write, and whether a kernel only moves data. A forged one buys a
-better estimate where no GPU is, which a forged plan buys as well, or hides a decoy, which an idle multiplication hides
-as well; correctness and measured times rest on the cubin, and the rules for device code on its PTX. Nor does it
-withstand a hole in the assembler or in NVRTC.
+Where no GPU is, results are those of the TTIR (`interpreter/replay_gate.py`), so there the PTX too is made once more,
+from the TTIR and the options that the trace names (`lower_job`). A GPU runs the cubin, so there correctness and
+measured times rest on that, and the rules for device code on its PTX; of the TTIR only the parameters that are written
+are compared. It says what the static profile counts, what launches read and write, and whether a kernel only moves
+data: a forged one would buy a better estimate, which a forged plan buys as well, or hide a decoy, which an idle
+multiplication hides as well. None of this withstands a hole in Triton's compiler, the assembler or NVRTC.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import triton
-from triton.backends.compiler import GPUTarget
+from triton._C.libtriton import ir
+from triton.backends.compiler import GPUTarget, Language
 from triton.compiler.compiler import make_backend
 
 from verifier.plan import elf, nvrtc
@@ -37,6 +38,8 @@ from verifier.plan.textutil import clip
 from verifier.target import Target, get_target
 
 MAX_THREADS = 4
+_OURS = ("arch", "backend_name", "extern_libs", "instrumentation_mode", "ir_override")
+"""Options of Triton's compiler that no file may choose: where it takes code from, and what it adds."""
 _ASSEMBLER = re.compile(
     r"-v|--verbose|-O[0-4]|--?opt-level(?:=[0-4])?|[0-9]+|--?regAllocOptLevel=\d"
     r"|--?(?:maxrregcount|def-load-cache|def-store-cache|fmad|allow-expensive-optimizations)=\w+"
@@ -81,6 +84,55 @@ def rebuild_job(
             said = pool.map(lambda image: _problem(image, blobs, target), group.values())
             found |= {key: problem for key, problem in zip(group, said, strict=True) if problem}
     return found, {}
+
+
+def lower_job(
+    payload: Mapping[str, Any], blobs: Mapping[str, bytes], workdir: Path
+) -> tuple[dict[str, str], dict[str, bytes]]:
+    """`payload`: {"target": name, "kernels": {key: KernelImage}, "options": {key: the compiler's options}}. Value: key
+    to what is wrong, one sentence, for each Triton kernel whose PTX is not what its TTIR and options make. No blobs.
+    """
+    target = get_target(str(payload["target"]))
+    found: dict[str, str] = {}
+    for key, value in payload["kernels"].items():
+        image = KernelImage.model_validate_json(json.dumps(value))
+        file = workdir / "kernel.ttir"
+        file.write_bytes(blobs[f"{image.ttir}.ttir"])
+        try:
+            with _knobs(*_settings(image)), contextlib.redirect_stdout(io.StringIO()):
+                same = _lowered(file, payload["options"][key], target).encode() == blobs[f"{image.ptx}.ptx"]
+        except Exception as failure:  # noqa: BLE001 - the compiler raises what it likes
+            found[key] = clip(f"it cannot be made again: {type(failure).__name__}: {failure}", 600)
+        else:
+            if not same:
+                found[key] = "its PTX is not what its TTIR compiles to"
+    return found, {}
+
+
+def _lowered(file: Path, told: Mapping[str, Any], target: Target) -> str:
+    """PTX of the TTIR in a file."""
+    backend = make_backend(GPUTarget("cuda", target.capability, target.warp_size))
+    plain = json.loads(json.dumps(backend.parse_options({}).__dict__, default=vars))
+    for name in _OURS:
+        if name in plain and told.get(name) != plain[name]:
+            raise ValueError(f"the option {name} is another one than here")
+    _allow(str(told.get("ptx_options") or "").split(), _ASSEMBLER)
+    given = {name: _hashable(value) for name, value in told.items() if name in plain and name not in _OURS}
+    options, context = backend.parse_options(given), ir.context()
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    module = ir.parse_mlir_module(str(file), context)
+    module.context = context
+    stages: dict[str, Any] = {}
+    backend.add_stages(stages, options, Language.TRITON)
+    metadata = {"target": backend.target, **options.__dict__}
+    for kind in ("ttgir", "llir", "ptx"):
+        module = stages[kind](module, metadata)
+    return str(module)
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
 def _settings(image: KernelImage) -> tuple[bool, bool]:

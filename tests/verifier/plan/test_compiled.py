@@ -23,8 +23,9 @@ def traced(zygotes: Zygotes, source: str, disguise: int, earlier: JobResult | No
     workload = {"name": "w", "init": [], "init_kwargs": {}, "inputs": [tensor(64, 1024)]}
     payload: dict[str, Any] = {"source": source, "filename": "candidate.py", "class": "ModelNew", "target": "h200",
                                "disguise": disguise, "workloads": [workload]}  # fmt: skip
-    known, files = compilations(earlier) if earlier else ({}, {})
-    job = zygotes.compile.run(TRACE_JOB, payload | known, files)
+    if earlier is not None:
+        payload["compiled"] = compilations(earlier)
+    job = zygotes.compile.run(TRACE_JOB, payload, earlier.blobs if earlier else {})
     assert (job.outcome, job.value["status"]) == ("ok", "ok"), job.error
     return job
 
@@ -88,4 +89,4 @@ def test_a_file_with_the_name_of_its_trace_in_a_kernel_is_the_same(zygotes: Zygo
 
 def test_a_claim_that_is_no_table_or_too_long_is_left_out(first: JobResult) -> None:
     for claim in (None, [1], {"k": "x" * MAX_COMPILED_JSON}):
-        assert compilations(JobResult("ok", value={"compiled": claim}, blobs=first.blobs)) == ({}, {})
+        assert compilations(JobResult("ok", value={"compiled": claim}, blobs=first.blobs)) == {}
