@@ -163,6 +163,7 @@ class GpuBench:
             salt=hashlib.sha256(f"{seed}/{stage.report.plan}".encode()).hexdigest(),
             workloads=traced,
             later=_later(self.problem, traced, timed),
+            held=kept.held,
             timed=tuple(n for n in traced if n in timed),
             base="" if kept.base is None else kept.base.name,
             limit_seconds=VISIT_SECONDS,

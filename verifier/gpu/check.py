@@ -15,7 +15,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -185,8 +185,12 @@ class WorkloadCheck:
         self._program = candidate.program(reference.workload.name)
         self._nondeterministic = False
 
-    def run(self, draws: tuple[str, ...] | None, repeats: int, probe: bool, found: Found) -> None:
-        """Checks until something is wrong. Raises RunnerFailed, DoesNotFit, OutOfMemoryError, ProblemError."""
+    def run(
+        self, draws: tuple[str, ...] | None, repeats: int, probe: bool, found: Found,
+        held: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> None:  # fmt: skip
+        """Checks until something is wrong. `held`: shapes of the file's weights by name, to try others, None for not.
+        Raises RunnerFailed, DoesNotFit, OutOfMemoryError, ProblemError."""
         self._refuse_large()
         if self._moved() > LARGE_BYTES:
             repeats = min(repeats, FEW_REPEATS)
@@ -200,6 +204,11 @@ class WorkloadCheck:
                 self._draw(slots, made, repeats if first else 1, found, setup=first)
                 first = False
                 del made
+                if found.wrong():
+                    return
+            if held is not None and found.checks and self._asked(held):
+                with self._link.part("other weights"), suppress(Skip, torch.OutOfMemoryError):
+                    self._other_weights(slots, found)
                 if found.wrong():
                     return
             if probe:
@@ -294,6 +303,31 @@ class WorkloadCheck:
             found.checks += [OutputCheck.model_validate(c) for c in checks or ()]
         return outputs
 
+    def _asked(self, held: Mapping[str, tuple[int, ...]]) -> bool:
+        """Whether some weights start with one value everywhere, which hides whether anything uses them, and the file
+        holds all of those by the reference's names and reads none of them on the host."""
+        known, planned = self._reference.uniform(), self._program.parameters
+        read = any(name in planned and planned[name].fixed for name in known)
+        same = all(held.get(name) == tuple(tensor.shape) for name, tensor in known.items())
+        return bool(known) and same and not read and 2 * self._needed() < self._device.free_bytes()
+
+    def _other_weights(self, slots: Slots, found: Found) -> None:
+        """One run of the task with other values of those weights."""
+        other = self._reference.varied()
+        made = other.draw("task", self._salt)
+        slots.write(made.inputs, other.state)
+        slots.arm()
+        self._references.make_room(self._device, sum(s.bytes for s in self._program.storages))
+        self._bind(slots)
+        self._link.run("check")
+        outputs, checks = compared(self._program, slots.outputs.views, made, other, "weights")
+        checks = checks or in_full(self._program, outputs, made, other, "weights")
+        wrong = next((c for c in checks if not c["passed"]), None)
+        if wrong is not None and not made.coarse():
+            names = ", ".join(f"`{name}`" for name in list(self._reference.uniform())[:4])
+            message = f"it does not compute with {names}, whose values start equal: with others {wrong['reason']}"
+            found.fail(Status.WRONG, "ignores-weights", message)
+
     def _probe(self, slots: Slots) -> str | None:
         """The class of arithmetic that integers show, None where they cannot."""
         sizes = [v.numel() for v in (*slots.outputs.views, *slots.inputs.views)]
@@ -317,17 +351,21 @@ class WorkloadCheck:
         return sum(self._program.storages[i].bytes for i in {self._program.values[v].storage for v in values})
 
     def _refuse_large(self) -> None:
-        """The least that judge and runner need at once, before anything runs."""
-        sizes = [s.bytes for s in self._program.storages]
-        given = sum(sizes[i] for i in {self._program.values[v].storage for v in self._program.inputs})
-        made = sum(sizes[i] for i in {self._program.values[v].storage for v in self._program.output_values()})
-        weights = sum(s.bytes for s in self._program.storages if s.origin == "parameter")
-        need = 2 * given + 3 * made + 3 * weights
+        """Before anything runs."""
+        need = self._needed()
         if need > self._device.free_bytes():
             self._references.clear()
         free = self._device.free_bytes()
         if need > free:
             raise DoesNotFit(f"it needs at least {need / 1e9:.1f} GB and the device has {free / 1e9:.1f} GB free")
+
+    def _needed(self) -> int:
+        """The least that judge and runner need at once, bytes."""
+        sizes = [s.bytes for s in self._program.storages]
+        given = sum(sizes[i] for i in {self._program.values[v].storage for v in self._program.inputs})
+        made = sum(sizes[i] for i in {self._program.values[v].storage for v in self._program.output_values()})
+        weights = sum(s.bytes for s in self._program.storages if s.origin == "parameter")
+        return 2 * given + 3 * made + 3 * weights
 
 
 def compared(

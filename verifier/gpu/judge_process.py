@@ -263,7 +263,10 @@ class _Visit:
             check = WorkloadCheck(
                 self._device, self._link, self._references, candidate, self._reference(name), salt, choice
             )
-            check.run(request.draws, request.repeats, request.probe and i == 0, self._found)
+            first = i == 0
+            check.run(
+                request.draws, request.repeats, request.probe and first, self._found, request.held if first else None
+            )
             if self._found.wrong():
                 return
 

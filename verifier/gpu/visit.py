@@ -32,6 +32,9 @@ class Request(Record):
     """Runs of the first draw, which must agree bit by bit."""
     probe: bool = True
     """Look for the class of arithmetic with integers."""
+    held: dict[str, tuple[int, ...]] | None = None
+    """Shapes of the file's weights by name: those that start with one value everywhere are tried with others. None:
+    they are not."""
     timed: tuple[str, ...] = ()
     """Workloads that are timed against the base where every check passed."""
     base: str = "eager"
