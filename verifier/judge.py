@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import version
 from types import MappingProxyType
 from typing import Any, Literal
@@ -279,8 +280,10 @@ class Judge:
         return TestStage(report=report, status=status, reason=codes.get(code, report.reason), seconds=seconds)
 
     def _gate(self, kept: Kept) -> TestReport:
+        unlike = cache(lambda: self._unlike_ttir(kept))  # the same for all sizes
+
         def check(expected: Expected, calls: list[Any]) -> Diagnostic | None:
-            return None if self._measured else self._disagreement(kept, expected, calls)
+            return None if self._measured else self._disagreement(kept, expected, calls, unlike)
 
         library = any(library_steps(program) for program in kept.plan.programs)
         spoil = library and self.problem.library is not LibraryPolicy.ALLOWED
@@ -304,7 +307,9 @@ class Judge:
         plan, held = job.value["plan"], job.value.get("weights")
         return plan_fault(self.problem, self._zygotes, expected, plan, job.blobs, held)
 
-    def _disagreement(self, kept: Kept, expected: Expected, calls: list[Any]) -> Diagnostic | None:
+    def _disagreement(
+        self, kept: Kept, expected: Expected, calls: list[Any], unlike: Callable[[], str | None]
+    ) -> Diagnostic | None:
         """Traces the workload that was tested and compares; a warning where nothing can be compared."""
         job = self._tested(kept, expected)
         try:
@@ -319,7 +324,7 @@ class Judge:
             return Diagnostic(severity="error", code="behaves-differently", message=message)
         if differs:
             return Diagnostic(severity="error", code="behaves-differently", message=differs)
-        if reason := untested(kept.plan, kept.blobs, small, job.blobs) or self._unlike_ttir(kept):
+        if reason := untested(kept.plan, kept.blobs, small, job.blobs) or unlike():
             return Diagnostic(severity="warning", code="not-compared", message=reason)
         if expected.sampled:  # too large to replay as a whole
             return None
