@@ -6,9 +6,9 @@ import ast
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import NonNegativeInt, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from verifier.plan import cuda_abi, twice
 from verifier.plan.reader import PlanError, read_plan
@@ -19,10 +19,11 @@ from verifier.verdict import Diagnostic, Status
 
 TRACE = Limits(wall_seconds=300.0, cpu_seconds=240)
 MAX_SOURCE_BYTES = 1 << 20
-MAX_COMPILED_JSON = 4 << 20
-"""Bytes of what one trace tells another of its compilations."""
+MAX_CLAIM_JSON = 4 << 20
+"""Bytes of each table that a trace gives beside its plan."""
 DEATHS = {"timeout": Status.TIMEOUT, "memory": Status.CRASH, "crash": Status.CRASH, "error": Status.CRASH}
 """Status by how a job ended that gave no answer."""
+_Size = Annotated[int, Field(ge=0, lt=1 << 48)]
 
 
 def parse(source: str) -> Diagnostic | None:
@@ -81,17 +82,22 @@ def figures(plan: Plan, blobs: Mapping[str, bytes]) -> dict[str, list[dict[str, 
 
 
 def compilations(job: JobResult) -> dict[str, Any]:
-    """What a trace says that it compiled, for a further trace of the same source; none where that is too long."""
-    made = job.value.get("compiled")
-    return made if isinstance(made, dict) and len(json.dumps(made)) <= MAX_COMPILED_JSON else {}
+    """What a trace says that it compiled, for a further trace of the same source."""
+    return _claim(job, "compiled")
 
 
 def weights(job: JobResult) -> dict[str, tuple[int, ...]]:
     """Shapes of the file's weights by name, as a trace says; none where that is no such table."""
     try:
-        return TypeAdapter(dict[str, tuple[NonNegativeInt, ...]]).validate_python(job.value.get("weights"))
+        return TypeAdapter(dict[str, tuple[_Size, ...]]).validate_python(_claim(job, "weights"))
     except ValidationError:
         return {}
+
+
+def _claim(job: JobResult, name: str) -> dict[str, Any]:
+    """A table that a trace gave beside its plan; empty where it is none, or too long to be passed on."""
+    said = job.value.get(name)
+    return said if isinstance(said, dict) and len(json.dumps(said)) <= MAX_CLAIM_JSON else {}
 
 
 def outcome(job: JobResult, name: str) -> twice.Outcome:

@@ -13,7 +13,7 @@ from verifier.baseline import TRACE_JOB
 from verifier.interpreter.gate import Zygotes
 from verifier.plan.disguise import NAME, Disguise
 from verifier.sandbox.outcome import JobResult
-from verifier.traced import MAX_COMPILED_JSON, compilations
+from verifier.traced import MAX_CLAIM_JSON, compilations, weights
 
 FILE = PRELUDE + "class ModelNew(nn.Module):\n    def forward(self, x): return relu(x)\n"
 OTHER = 20_261_127
@@ -88,5 +88,15 @@ def test_a_file_with_the_name_of_its_trace_in_a_kernel_is_the_same(zygotes: Zygo
 
 
 def test_a_claim_that_is_no_table_or_too_long_is_left_out(first: JobResult) -> None:
-    for claim in (None, [1], {"k": "x" * MAX_COMPILED_JSON}):
+    for claim in (None, [1], {"k": "x" * MAX_CLAIM_JSON}):
         assert compilations(JobResult("ok", value={"compiled": claim}, blobs=first.blobs)) == {}
+
+
+def test_shapes_that_are_none_or_too_many_are_left_out(first: JobResult) -> None:
+    def said(claim: object) -> dict[str, tuple[int, ...]]:
+        return weights(JobResult("ok", value={"weights": claim}, blobs=first.blobs))
+
+    assert said({"w": [3, 4], "scale": []}) == {"w": (3, 4), "scale": ()}
+    many = {f"w{i}": [1] for i in range(MAX_CLAIM_JSON // 10)}
+    for claim in (None, [1], {"w": "3"}, {"w": [-1]}, {"w": [10**400]}, {"w": [float("inf")]}, many):
+        assert said(claim) == {}
