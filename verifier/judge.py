@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from types import MappingProxyType
@@ -157,9 +157,9 @@ class Kept:
     blobs: Mapping[str, bytes]
     base: Base | None
     """What it is timed against, None where no baseline can be traced."""
-    compiled: Mapping[str, Any] = field(default_factory=dict)
+    compiled: Mapping[str, Any]
     """What the tracing process says of its compilations."""
-    held: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    held: dict[str, tuple[int, ...]]
     """Shapes of the weights that the file holds, by name, as the tracing process says."""
 
 
@@ -242,7 +242,7 @@ class Judge:
             return self._refused(clock, Status.UNPARSABLE, (found,))
         self.prepare()
         with _timed(clock, "trace"):
-            job = self._trace(candidate.source, "candidate.py", "ModelNew", self._arguments or [])
+            job = self._trace(candidate.source, self._arguments or [])
         if job.outcome != "ok":
             return self._refused(clock, traced.DEATHS[job.outcome], (traced.death(job),))
         with _timed(clock, "audit"):
@@ -299,13 +299,7 @@ class Judge:
             "name": expected.workload.name, "init": value["init"]["items"], "log": True,
             "inputs": value["draws"][0]["inputs"]["items"],
         }  # fmt: skip
-        return self._trace(
-            kept.source, "candidate.py", "ModelNew", [workload], compiled=kept.compiled, blobs=kept.blobs
-        )  # fmt: skip
-
-    def _replayed(self, expected: Expected, job: JobResult) -> Diagnostic | None:
-        plan, held = job.value["plan"], job.value.get("weights")
-        return plan_fault(self.problem, self._zygotes, expected, plan, job.blobs, held)
+        return self._trace(kept.source, [workload], compiled=kept.compiled, blobs=kept.blobs)
 
     def _disagreement(
         self, kept: Kept, expected: Expected, calls: list[Any], unlike: Callable[[], str | None]
@@ -328,7 +322,7 @@ class Judge:
             return Diagnostic(severity="warning", code="not-compared", message=reason)
         if expected.sampled:  # too large to replay as a whole
             return None
-        return self._replayed(expected, job)
+        return plan_fault(self.problem, self._zygotes, expected, job.value["plan"], job.blobs, job.value.get("weights"))
 
     def _unlike_ttir(self, kept: Kept) -> str | None:
         """Which kernel's PTX is not known to be what its TTIR says; the test rests on the TTIR."""
@@ -440,9 +434,7 @@ class Judge:
         known = traced.compilations(first)
 
         def again(number: int) -> twice.Outcome:
-            job = self._trace(
-                source, "candidate.py", "ModelNew", self._arguments or [], number, known, first.blobs
-            )  # fmt: skip
+            job = self._trace(source, self._arguments or [], number, known, first.blobs)
             return traced.outcome(job, Disguise.of(number).name)
 
         second = again(1 + secrets.randbits(62))
@@ -453,13 +445,13 @@ class Judge:
         return () if found is None else (found,)
 
     def _trace(
-        self, source: str, filename: str, name: str, workloads: list[dict[str, Any]], disguise: int = 0,
+        self, source: str, workloads: list[dict[str, Any]], disguise: int = 0,
         compiled: Mapping[str, Any] | None = None, blobs: Mapping[str, bytes] = MappingProxyType({}),
     ) -> JobResult:  # fmt: skip
         """`compiled` and `blobs`: of an earlier trace of the same file, whose kernels need not be compiled again."""
         payload = {
-            "source": source, "filename": filename, "class": name, "target": self.target, "workloads": workloads,
-            "disguise": disguise,
+            "source": source, "filename": "candidate.py", "class": "ModelNew", "target": self.target,
+            "workloads": workloads, "disguise": disguise,
         }  # fmt: skip
         if not compiled or "asm" in source:  # a file may read what the compiler makes on its way
             return self._run_trace(TRACE_JOB, payload)

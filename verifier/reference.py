@@ -224,6 +224,7 @@ class Reference:
         with self.part("yardstick"), self._skipping(name), tf32(on_gpu), precise:
             return self._forward(self._model(self.state), copy.deepcopy(values), seed)
 
+    @cached_property
     def uniform(self) -> dict[str, Tensor]:
         """Weights, and statistics of norms, that start with one value everywhere, so that nothing shows whether they
         are used. Those with several names are left out.
@@ -240,7 +241,7 @@ class Reference:
         )
         made = copy.copy(self)
         made.state = dict(self.state)
-        for name, t in self.uniform().items():
+        for name, t in self.uniform.items():
             factor = 0.25 * (2 * torch.rand(t.shape, generator=generator, device=t.device) - 1)
             made.state[name] = torch.where(t == 0, factor, t * (1 + factor)).to(t.dtype)
         return made

@@ -30,6 +30,7 @@ from verifier.gpu.memory import as_stored, poison_byte
 from verifier.gpu.references import References
 from verifier.gpu.slots import Arena, Place, broken_guards, want_dense, want_tensor, want_values
 from verifier.interpreter.compare import compare_values, quick_values
+from verifier.interpreter.replay_gate import ignores_weights
 from verifier.near import all_same, same_bytes
 from verifier.plan.schema import Plan, Program
 from verifier.reference import Expected, Reference, Skip
@@ -306,7 +307,7 @@ class WorkloadCheck:
     def _asked(self, held: Mapping[str, tuple[int, ...]]) -> bool:
         """Whether some weights start with one value everywhere, which hides whether anything uses them, and the file
         holds all of those by the reference's names and reads none of them on the host."""
-        known, planned = self._reference.uniform(), self._program.parameters
+        known, planned = self._reference.uniform, self._program.parameters
         read = any(name in planned and planned[name].fixed for name in known)
         same = all(held.get(name) == tuple(tensor.shape) for name, tensor in known.items())
         return bool(known) and same and not read and 2 * self._needed() < self._device.free_bytes()
@@ -324,9 +325,8 @@ class WorkloadCheck:
         checks = checks or in_full(self._program, outputs, made, other, "weights")
         wrong = next((c for c in checks if not c["passed"]), None)
         if wrong is not None and not made.coarse():
-            names = ", ".join(f"`{name}`" for name in list(self._reference.uniform())[:4])
-            message = f"it does not compute with {names}, whose values start equal: with others {wrong['reason']}"
-            found.fail(Status.WRONG, "ignores-weights", message)
+            error = ignores_weights(self._reference.uniform, wrong["reason"])
+            found.fail(Status.WRONG, error.code, error.message)
 
     def _probe(self, slots: Slots) -> str | None:
         """The class of arithmetic that integers show, None where they cannot."""

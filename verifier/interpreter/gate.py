@@ -164,7 +164,7 @@ def run_gate(
         if sizes.sampled and any(t.final for t in trials):
             break
         trial = _try(problem, source, zygotes, seed, replace(sizes, few=few), check, spoil, target, compiled or {})
-        if few and trial.outcome == "failed":
+        if few and any(f.code == "wrong-value" for f in trial.findings):
             trial = _try(problem, source, zygotes, seed, sizes, check, spoil, target, compiled or {})
         trials.append(trial)
         if trial.outcome == "failed" or (trial.outcome == "passed" and not scaling.has_small(problem)):

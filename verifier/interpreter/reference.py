@@ -183,7 +183,7 @@ class _Packed:
 
     def _weights(self, prefix: str) -> dict[str, Any] | None:
         """None where no weight starts with one value everywhere, or where other values say nothing."""
-        changed = self._reference.uniform()
+        changed = self._reference.uniform
         if not changed:
             return None
         varied = self._reference.varied()

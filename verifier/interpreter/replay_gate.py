@@ -9,7 +9,7 @@ file makes of them, and nothing is asked.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,7 +20,6 @@ from verifier.sandbox.limits import Limits
 from verifier.verdict import Diagnostic, OutputCheck
 
 REPLAY_JOB = "verifier.interpreter.replayed:replay_job"
-IGNORES_WEIGHTS = "ignores-weights"
 _WEIGHTS = "weights"
 """Name of the draw with other weights."""
 _LIMITS = Limits(wall_seconds=SECONDS + 15, cpu_seconds=int(SECONDS) + 15)
@@ -52,7 +51,7 @@ def plan_fault(
     `plan` is one that `read_plan` has read; `held` is what the trace says of the file's weights, by name. Raises
     InfrastructureError where the comparison dies.
     """
-    other = other_weights(expected, plan, held)
+    other = _other_weights(expected, plan, held)
     draws = dict(enumerate([*expected.value["draws"], *([] if other is None else [other])]))
     order = random.SystemRandom().sample(sorted(draws), len(draws))  # which ones are left out where time is short
     payload = {
@@ -82,13 +81,11 @@ def plan_fault(
         for wrong_one in (*value_findings(own), *mutations(expected, found.mutated, done)):
             return _fault(wrong_one.message)
         for ignored in (c for c in checks if not c.passed):
-            names = ", ".join(f"`{name}`" for name in list(other["state"]["items"])[:4]) if other else ""
-            message = f"it does not compute with {names}, whose values start equal: with others {ignored.reason}"
-            return Diagnostic(severity="error", code=IGNORES_WEIGHTS, message=message)
+            return ignores_weights(other["state"]["items"] if other else (), ignored.reason)
     return None
 
 
-def other_weights(expected: Expected, plan: Mapping[str, Any], held: object) -> dict[str, Any] | None:
+def _other_weights(expected: Expected, plan: Mapping[str, Any], held: object) -> dict[str, Any] | None:
     """The draw with other weights, where the file holds them all and reads none of their values on the host."""
     draw: dict[str, Any] | None = expected.value["weights"]
     if draw is None or not isinstance(held, dict):
@@ -97,6 +94,13 @@ def other_weights(expected: Expected, plan: Mapping[str, Any], held: object) -> 
     parameters = next(p for p in plan["programs"] if p["workload"] == expected.workload.name)["parameters"]
     fixed = any(parameters[name]["fixed"] for name in shapes if name in parameters)
     return draw if not fixed and all(held.get(name) == shape for name, shape in shapes.items()) else None
+
+
+def ignores_weights(names: Iterable[str], reason: str) -> Diagnostic:
+    """The error of who is wrong, for a reason, with other values of these weights."""
+    told = ", ".join(f"`{name}`" for name in list(names)[:4])
+    message = f"it does not compute with {told}, whose values start equal: with others {reason}"
+    return Diagnostic(severity="error", code="ignores-weights", message=message)
 
 
 def _fault(message: str) -> Diagnostic:
