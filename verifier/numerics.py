@@ -61,7 +61,8 @@ UNCENTRED_FLOORS = {
 
 WITHIN = "within the floor"
 MARGIN = 4.0
-SPOT_MARGIN = 8.0
+SPOTS = 2.0
+"""Times the margin, for one element."""
 SPOT_FLOOR = 32.0
 COARSE = 0.125
 """A draw on which PyTorch's own error exceeds this cannot tell right from wrong."""
@@ -91,14 +92,15 @@ def compare(
     yardstick: Tensor | None = None,
     inputs: Sequence[Tensor] = (),
     stored: Tensor | None = None,
+    margin: float = MARGIN,
 ) -> Comparison:
     """Compares one output leaf with the reference.
 
     reference: float64 for a floating output, else the exact values. native: PyTorch's result in its own
     dtype, which gives the expected dtype. yardstick: the result in the contract's precision, `native` when
-    left out. inputs: the tensors of the draw, for ties of arg-reductions. stored: bool, where the output counts,
-    at least one element unless it is empty; everywhere when left out. Then rows are what is left of rows, and only
-    the mean is that of the whole reference.
+    left out; `margin` times its error is right. inputs: the tensors of the draw, for ties of arg-reductions.
+    stored: bool, where the output counts, at least one element unless it is empty; everywhere when left out.
+    Then rows are what is left of rows, and only the mean is that of the whole reference.
     """
     if not isinstance(output, Tensor):
         return Comparison(False, f"is a {type(output).__name__}, not a tensor")
@@ -110,7 +112,7 @@ def compare(
         parts = [torch.view_as_real(t) for t in (output, reference, native)]
         ruler = None if yardstick is None else torch.view_as_real(yardstick)
         twice = None if stored is None else stored.unsqueeze(-1).expand(parts[0].shape)
-        return compare(parts[0], parts[1], parts[2], precision, yardstick=ruler, stored=twice)
+        return compare(parts[0], parts[1], parts[2], precision, yardstick=ruler, stored=twice, margin=margin)
     ruler = native if yardstick is None else yardstick
     if not output.dtype.is_floating_point:
         if stored is not None:
@@ -119,13 +121,13 @@ def compare(
         return _compare_exact(output, reference, ruler, inputs)
     if stored is None or bool(stored.all()):
         close = allclose(output, native)
-        return replace(_compare_floats(output, reference, ruler, precision), allclose=close)
+        return replace(_compare_floats(output, reference, ruler, precision, margin), allclose=close)
     rows = _stored_rows(stored)
     place = _Place(tuple(output.shape), rows.reshape(-1))
     mean = _finite_mean(reference)
     output, reference, native, ruler = (t.reshape(-1)[rows] for t in (output, reference, native, ruler))
     close = allclose(output, native)
-    return replace(_compare_floats(output, reference, ruler, precision, place, mean), allclose=close)
+    return replace(_compare_floats(output, reference, ruler, precision, margin, place, mean), allclose=close)
 
 
 def coarse(reference: Tensor, yardstick: Tensor) -> str:
@@ -212,7 +214,7 @@ def _finite_mean(reference: Tensor) -> float:
 
 
 def _compare_floats(
-    output: Tensor, reference: Tensor, ruler: Tensor, precision: Precision, place: _Place | None = None,
+    output: Tensor, reference: Tensor, ruler: Tensor, precision: Precision, margin: float, place: _Place | None = None,
     mean: float | None = None,
 ) -> Comparison:  # fmt: skip
     """`place` and `mean` of the whole output when the tensors are rows of it."""
@@ -224,8 +226,8 @@ def _compare_floats(
     compared = _comparable(reference, ruler, output)
     found, own = (measure(t, reference, compared, mean) for t in (output, ruler))
     floor = FLOORS[precision] if found.centred else UNCENTRED_FLOORS[precision]
-    limit, row_limit = max(MARGIN * own.error, floor), max(MARGIN * own.row, floor)
-    spot_limit = max(SPOT_MARGIN * own.spot, SPOT_FLOOR * floor)
+    limit, row_limit = max(margin * own.error, floor), max(margin * own.row, floor)
+    spot_limit = max(SPOTS * margin * own.spot, SPOT_FLOOR * floor)
     reason = ""
     if not found.error <= limit:
         reason = f"relative error {found.error:.2e} is over the limit {limit:.2e}"

@@ -29,7 +29,7 @@ from verifier.interpreter.precise import Float64, RoundedOperands
 from verifier.loader import forget, materialize, user_errors
 from verifier.near import Near
 from verifier.problem import Precision, Problem, Workload
-from verifier.specs import encode, leaves, rebuild
+from verifier.specs import leaves
 
 Part = Callable[[str], AbstractContextManager[None]]
 """Counts the time of what happens inside."""
@@ -79,13 +79,9 @@ class Expected:
     @cached_property
     def cut(self) -> Any:
         """A second yardstick, None where there is none: PyTorch's result with operands of products cut off to TF32, or
-        rounded to 16 bits after a multiplication. Its deviation is so scaled that an error of `cut_margin` times its
-        own is within the limits.
+        rounded to 16 bits after a multiplication.
         """
-        if (made := self.make_cut()) is None:
-            return None
-        pairs = zip(leaves(self.expected), leaves(made), strict=True)
-        return rebuild(encode(self.expected), (_eased(y, r, self.cut_margin) for r, y in pairs))
+        return self.make_cut()
 
     @cached_property
     def near(self) -> list[Near | None]:
@@ -325,13 +321,6 @@ def tf32(allowed: bool) -> Iterator[None]:
     finally:
         for switch, old in zip(switches, before, strict=True):
             setattr(switch, name, old)
-
-
-def _eased(made: Tensor, expected: Tensor, margin: float) -> Tensor:
-    made = made.to(expected.dtype)
-    if not expected.dtype.is_floating_point:
-        return made
-    return expected + (made - expected) * (margin / numerics.MARGIN)
 
 
 def bytes_of(values: Any) -> int:

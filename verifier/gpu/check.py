@@ -403,7 +403,7 @@ def in_full(
         return checks
     return compare_values(
         tree, made.native, made.expected, made.ruler, precision, given=list(leaves(made.inputs)), workload=workload,
-        draw=draw, second=lambda: made.cut,
+        draw=draw, second=lambda: made.cut, margin=made.cut_margin,
     )  # fmt: skip
 
 

@@ -55,8 +55,8 @@ def function(module: Any, name: str) -> Any:
 def load(cubin: bytes) -> Any:
     """Loads a cubin into the current context and gives the module; the primary context of device 0 where none is."""
     api = driver()
+    check("starting the driver", api.cuInit(0))
     if not int(check("current context", api.cuCtxGetCurrent())):
-        check("starting the driver", api.cuInit(0))
         context = check("primary context", api.cuDevicePrimaryCtxRetain(check("device 0", api.cuDeviceGet(0))))
         check("making the context current", api.cuCtxSetCurrent(context))
     return check("loading the cubin", driver().cuModuleLoadData(cubin))

@@ -60,33 +60,34 @@ def _compare_draw(
     return compare_values(
         output, native, expected, yardstick, precision, given=given, workload=workload, draw=draw["name"],
         second=lambda: unpack(draw["cut"], blobs, f"{prefix}/cut") if draw.get("cut") else None,
-        masks=masks, unseen=unseen,
+        margin=draw["cut_margin"], masks=masks, unseen=unseen,
     )  # fmt: skip
 
 
 def compare_values(
     output: Any, native: Any, expected: Any, yardstick: Any, precision: Precision, *,
-    given: list[Tensor], workload: str, draw: str, second: Callable[[], Any], masks: list[Tensor] | None = None,
-    unseen: dict[str, None] | None = None,
+    given: list[Tensor], workload: str, draw: str, second: Callable[[], Any], margin: float,
+    masks: list[Tensor] | None = None, unseen: dict[str, None] | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """One OutputCheck for each leaf of `output`, a nested value of tensors that is not trusted. The others are those of
     the reference, of one structure; `given`: the input tensors; `second`: makes another yardstick, by which alone all
-    may pass. `masks` and `unseen` as in `compare_job`.
+    may pass, and `margin` what its error is multiplied by. `masks` and `unseen` as in `compare_job`.
     """
 
-    def by(ruler: Any) -> list[dict[str, Any]]:
-        return _checks(output, native, expected, ruler, precision, given, workload, draw, list(masks or ()), unseen)
+    def by(ruler: Any, times: float) -> list[dict[str, Any]]:
+        left = list(masks or ())
+        return _checks(output, native, expected, ruler, times, precision, given, workload, draw, left, unseen)
 
-    checks = by(yardstick)
+    checks = by(yardstick, numerics.MARGIN)
     if all(c["passed"] for c in checks) or (other := second()) is None:
         return checks
-    eased = by(other)
+    eased = by(other, margin)
     return eased if all(c["passed"] for c in eased) else checks
 
 
 def _checks(
-    output: Any, native: Any, expected: Any, yardstick: Any, precision: Precision, given: list[Tensor], workload: str,
-    draw: str, masks: list[Tensor], unseen: dict[str, None] | None,
+    output: Any, native: Any, expected: Any, yardstick: Any, margin: float, precision: Precision, given: list[Tensor],
+    workload: str, draw: str, masks: list[Tensor], unseen: dict[str, None] | None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     if reason := _structure(output, native):
         return [_check(workload, draw, 0, numerics.Comparison(False, reason))]
@@ -99,7 +100,7 @@ def _checks(
                 if unseen is not None:
                     unseen[f"the sampled programs stored nothing of output {i}"] = None
                 continue
-            result = numerics.compare(o, e, n, precision, yardstick=y, inputs=given, stored=stored)
+            result = numerics.compare(o, e, n, precision, yardstick=y, inputs=given, stored=stored, margin=margin)
         else:
             result = numerics.Comparison(o in (n, e), "" if o in (n, e) else f"is {o!r}, not {n!r}")
         checks.append(_check(workload, draw, i, result))

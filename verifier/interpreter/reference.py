@@ -178,6 +178,7 @@ class _Packed:
         packed["expected"] = self._pack(made.expected, f"{prefix}/expected")
         packed["yardstick"] = None if made.yardstick is None else self._pack(made.yardstick, f"{prefix}/yardstick")
         packed["cut"] = None if made.cut is None else self._pack(made.cut, f"{prefix}/cut")
+        packed["cut_margin"] = made.cut_margin
         packed["mutated"] = made.mutated
         return packed
 

@@ -23,7 +23,7 @@ import torch
 import triton.language as tl
 import triton.runtime.interpreter as ti
 
-from verifier.interpreter import libdevice
+from verifier.interpreter import libdevice, logic
 from verifier.interpreter.arithmetic import (
     FP8,
     bf16_to_float,
@@ -52,6 +52,7 @@ def install(note: Note) -> None:
     _repair_missing(builder, note)
     _repair_scalars()
     libdevice.install(builder)
+    logic.install()
 
 
 def is_bf16(handle: Handle) -> bool:

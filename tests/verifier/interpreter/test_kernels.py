@@ -93,6 +93,47 @@ def test_functions(zygotes: Zygotes, forward: str, body: str) -> None:
     assert report.outcome == "passed", report.reason
 
 
+@pytest.mark.parametrize(
+    ("forward", "body"),
+    [
+        ("return torch.where((x > 0) & (y > 0) & (x > y), x, y)", "tl.where(v > 0 and w > 0 and v > w, v, w)"),
+        ("return torch.where((x > 0) | (y > 0), x, y)", "tl.where(v > 0 or w > 0, v, w)"),
+        ("return torch.where(x > 0, y, x)", "tl.where(not (v > 0 and r >= 0), v, w)"),
+        ("return y", "tl.where(v > 0 and r < 0, v, w)"),
+        ("return torch.maximum(x, y) + x.clamp(max=0)", "max(v, w) + min(v, 0.0)"),
+        ("return x + 3 * y", "v + max(3, 2) * w if B is None or o.dtype.element_ty == x.dtype.element_ty else v"),
+        ("return torch.where(x > 0, x, y)", "tl.where(v > 0 and (0 if B is None else n) > 0, v, w)"),
+    ],
+    ids=["and", "or", "not", "a scalar decides", "min and max", "constants", "a scalar and a block"],
+)
+def test_blocks_are_combined_as_compiled_code_does(zygotes: Zygotes, forward: str, body: str) -> None:
+    report = gate(zygotes, problem(forward), ROWS.replace("@BODY@", body))
+    assert report.outcome == "passed", report.reason
+
+
+def test_a_mask_of_two_conditions_keeps_both(zygotes: Zygotes) -> None:
+    """With the second alone the loads of the last rows are out of bounds."""
+    candidate = (
+        HEAD
+        + """
+@triton.jit
+def k(x, y, o, rows, n, R: tl.constexpr, B: tl.constexpr):
+    r = tl.program_id(0) * R + tl.arange(0, R); c = tl.arange(0, B)
+    max = r[:, None] < rows and c[None, :] < n
+    at = r[:, None] * n + c[None, :]
+    tl.store(o + at, tl.load(x + at, mask=max) + tl.load(y + at, mask=max), mask=max)
+
+class ModelNew(nn.Module):
+    def forward(self, x, y):
+        o = torch.empty_like(x)
+        k[(1,)](x, y, o, *x.shape, R=4, B=64)
+        return o
+"""
+    )
+    report = gate(zygotes, problem("return x + y"), candidate)
+    assert report.outcome == "passed", report.reason
+
+
 def test_custom_reduction_and_scan(zygotes: Zygotes) -> None:
     candidate = (
         HEAD
