@@ -7,6 +7,7 @@ plans are equal. Read only files that you made: a pickle can run code.
 
 from __future__ import annotations
 
+import json
 import lzma
 import os
 import pickle
@@ -70,6 +71,17 @@ def measure(lab: Lab, book: Book, clock: Clock) -> None:
                 _keep(folder, item)
                 problem, plan = item.traced.problem.name, item.traced.stage.report.plan
                 book.add(number=item.number, problem=problem, planted=item.planted, plan=plan)
+    _write_lists(folder)
+
+
+def _write_lists(folder: Path) -> None:
+    """`stream.jsonl` and `warm.jsonl` for `experiments.fanout`: one problem after the other, and a right candidate of
+    each."""
+    files = {file: read_item(file) for file in sorted(folder.glob("*.traced"))}
+    files = dict(sorted(files.items(), key=lambda pair: pair[1].traced.problem.name))
+    right = {item.traced.problem.name: file for file, item in files.items() if not item.planted}
+    for name, chosen in (("stream", files), ("warm", right.values())):
+        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps([str(file.resolve())])}\n" for file in chosen))
 
 
 def lines(rows: Sequence[Row]) -> list[Line]:

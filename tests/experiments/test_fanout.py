@@ -38,3 +38,13 @@ def test_each_number_of_gpus_has_its_line_and_its_hosts_end(tmp_path: Path, caps
     assert [(host.device, host.open) for host in made] == [("0", False), ("0", False), ("1", False)]
     assert sorted(made[0].said) == [0, 0, 0, 1, 1, 2], "one of them warms"
     assert sum(len(host.said) for host in made[1:]) == 5 + 2
+
+
+def test_every_gpu_serves_all_that_warms_before_the_clock(tmp_path: Path) -> None:
+    made.clear()
+    for name, numbers in {"jobs": range(4), "warm": (7, 8)}.items():
+        (tmp_path / name).write_text("".join(f"{json.dumps([n])}\n" for n in numbers))
+    asked = ["--fleet", "local", "--bench", f"{__name__}:Host", "--candidates", "4", "--gpus", "2"]
+    assert main([*asked, "--arguments", str(tmp_path / "jobs"), "--warm", str(tmp_path / "warm")]) == 0
+    assert [host.said[:2] for host in made] == [[7, 8], [7, 8]]
+    assert sorted(n for host in made for n in host.said[2:]) == [0, 1, 2, 3]

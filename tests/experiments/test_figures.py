@@ -18,7 +18,7 @@ from experiments.figures.base import SEED, Book, Lab, Options, Row
 from experiments.figures.blocks import Job, run_jobs
 from experiments.figures.kernels import FAMILIES, RELU, WRONG
 from experiments.figures.run import run, show
-from experiments.figures.stock import in_runs, items
+from experiments.figures.stock import in_runs, items, read_item
 from verifier.errors import UsageError
 from verifier.gpu.link import Link, TimedReply
 from verifier.gpu.supervisor import GpuWorker
@@ -105,6 +105,17 @@ def test_a_stock_comes_in_runs_of_one_problem(lab: Any) -> None:
     run(["stock"], lab(problems=("relu", "matmul"), count=4))
     names = [i.traced.problem.name for i in in_runs(items(lab(count=4)))]
     assert names == ["matmul", "relu"] * 2
+
+
+def test_a_stock_lists_itself_for_a_fleet(lab: Any, tmp_path: Path) -> None:
+    run(["stock"], lab(problems=("relu", "matmul"), count=6))
+    stream, warm = (
+        [read_item(Path(*json.loads(line))) for line in (tmp_path / "stock" / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("stream", "warm")
+    )
+    assert [i.traced.problem.name for i in stream] == ["matmul"] * 3 + ["relu"] * 3
+    assert {i.number for i in stream} == set(range(6))
+    assert [(i.traced.problem.name, i.planted) for i in warm] == [("matmul", ""), ("relu", "")]
 
 
 def test_a_plan_against_itself(lab: Any, tmp_path: Path) -> None:

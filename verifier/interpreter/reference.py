@@ -22,6 +22,7 @@ from verifier.interpreter.blobs import pack
 from verifier.loader import arguments, inspect_arguments, materialize, user_errors
 from verifier.problem import Problem, Workload
 from verifier.reference import Expected, Reference, Skip, TooLarge, bytes_of
+from verifier.sandbox.job import is_allocation_failure
 from verifier.specs import SpecError, dtype_of, leaves
 
 Answer = tuple[dict[str, Any], dict[str, bytes]]
@@ -39,8 +40,9 @@ def reference_job(payload: Mapping[str, Any], blobs: Mapping[str, bytes], workdi
     "constant": bool, "weights": draw with a "state" or null}. constant: what is right for the inputs of one draw is
     right for those of all. weights: the task's inputs, and other values of weights that start with one value
     everywhere, after the draws.
-    draw: {"name", "inputs", "native", "expected", "yardstick" and "cut": spec or null, "mutated": [int]}. Blobs:
-    `init/0`, `state/0`, `d0/in/0`, `d0/native/0`, `d0/expected/0`, `d0/yardstick/0`, `probe/in/0`, ...
+    draw: {"name", "inputs", "native", "expected", "yardstick" and "cut": spec or null, "cut_margin": float,
+    "mutated": [int]}. Blobs: `init/0`, `state/0`, `d0/in/0`, `d0/native/0`, `d0/expected/0`, `d0/yardstick/0`,
+    `probe/in/0`, ...
     """
     torch.set_num_threads(1)
     problem = Problem.model_validate(payload["problem"])
@@ -71,6 +73,8 @@ def _attempt(problem: Problem, workload: Workload, max_bytes: int, payload: Mapp
     except TooLarge as error:
         return {"status": "too_large", "reason": str(error)}, {}
     except ProblemError as error:
+        if is_allocation_failure(error.__cause__):  # the machine's fault, not the file's
+            return {"status": "too_large", "reason": "the reference takes too much memory on a CPU"}, {}
         place = f"{error.file}:{error.line}: " if error.line is not None else f"{error.file}: "
         message = str(error).removeprefix(place)
         return {"status": "error", "reason": str(error), "message": message, "line": error.line}, {}

@@ -137,10 +137,8 @@ def _call(job: str, payload: Any, blobs: dict[str, bytes], workdir: Path, most: 
         if size > most:
             raise ValueError(f"the answer has {size} bytes, {most} allowed")
         return pieces
-    except MemoryError as error:
-        return _failure("memory", error)
     except BaseException as error:  # noqa: BLE001  the sandbox boundary: a failing candidate is data
-        return _failure("memory" if _is_allocation_failure(error) else "error", error)
+        return _failure("memory" if is_allocation_failure(error) else "error", error)
 
 
 def _function(job: str) -> Callable[..., tuple[Any, dict[str, bytes]]]:
@@ -166,8 +164,9 @@ def describe(error: BaseException) -> str:
     return f"{head}\n{''.join(traceback.format_list(frames[-_FRAMES:]))[-_MAX_ERROR // 2 :]}".rstrip()
 
 
-def _is_allocation_failure(error: BaseException) -> bool:
-    return type(error) is RuntimeError and "can't allocate memory" in str(error)
+def is_allocation_failure(error: BaseException | None) -> bool:
+    """Whether host memory was lacking, as Python or torch says it."""
+    return isinstance(error, MemoryError) or (type(error) is RuntimeError and "can't allocate memory" in str(error))
 
 
 def _note(descriptor: int, note: Mapping[str, Any]) -> None:

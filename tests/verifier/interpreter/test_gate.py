@@ -127,6 +127,11 @@ def test_a_reference_whose_results_are_too_many_says_so(zygotes: Zygotes, monkey
     assert "inputs and results of all distributions take" in report.reason
 
 
+def test_a_reference_that_takes_more_memory_than_there_is_is_not_the_problems_fault(zygotes: Zygotes) -> None:
+    report = gate(zygotes, SMALL_RELU.replace("torch.relu(x)", "torch.relu(x) + torch.ones(1 << 44).sum()"), RELU)
+    assert (report.outcome, report.reason) == ("not_applicable", "the reference takes too much memory on a CPU")
+
+
 def test_what_passes_on_few_distributions_is_tried_on_no_more(zygotes: Zygotes) -> None:
     problem = parse_problem(SMALL_RELU, file="problem.py", name="test")
     passed = run_gate(problem, RELU, zygotes, seed=5, few=True)

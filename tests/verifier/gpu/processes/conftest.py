@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from verifier.gpu.supervisor import GpuWorker, Plans
 from verifier.gpu.visit import Request
 from verifier.interpreter.gate import Zygotes
 from verifier.loader import parse_problem
+from verifier.plan import triton_image
 from verifier.problem import Problem
 
 HERE = Path(__file__).parent
@@ -58,6 +61,18 @@ def plans(traced: dict[str, tuple[dict[str, Any], dict[str, bytes]]]) -> Callabl
         return Plans(plan, blobs, *base)
 
     return make
+
+
+def with_cubin(
+    plan: Mapping[str, Any], blobs: Mapping[str, bytes], change: Callable[[bytes], bytes]
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """A plan of one Triton kernel with another cubin, by names that are true."""
+    ((old, image),) = plan["kernels"].items()
+    cubin = change(blobs[f"{image['cubin']}.cubin"])
+    sha = hashlib.sha256(cubin).hexdigest()
+    new = triton_image.key({**image, "cubin": sha})
+    text = json.dumps(plan).replace(image["cubin"], sha).replace(old, new)
+    return json.loads(text), {**blobs, f"{sha}.cubin": cubin}
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from tests.verifier.gpu.processes.conftest import with_cubin
 from verifier.gpu.sharing import OWN_BYTES, runs_on, signs
 from verifier.gpu.supervisor import GpuWorker, Plans
 from verifier.gpu.visit import Request
@@ -19,25 +20,14 @@ Make = Callable[..., Plans]
 Ask = Callable[..., Request]
 
 
-def cut(made: Plans, share: float) -> Plans:
-    """The plan with its cubin cut off, by a name that is true."""
-    (name,) = (n for n in made.blobs if n.endswith(".cubin"))
-    data = made.blobs[name][: int(len(made.blobs[name]) * share)]
-    blobs: dict[str, bytes] = {n: b for n, b in made.blobs.items() if n != name}
-    sha = hashlib.sha256(data).hexdigest()
-    blobs[f"{sha}.cubin"] = data
-    plan: dict[str, Any] = dict(made.plan)
-    plan["kernels"] = {k: {**image, "cubin": sha} for k, image in made.plan["kernels"].items()}
-    return replace(made, plan=plan, blobs=blobs)
-
-
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
 def test_a_truncated_cubin(worker: GpuWorker, plans: Make, request_of: Ask, share: float) -> None:
     before = worker.pids()
-    visit = worker.visit(request_of(), cut(plans("right"), share))
+    made = plans("right")
+    plan, blobs = with_cubin(made.plan, made.blobs, lambda cubin: cubin[: int(len(cubin) * share)])
+    visit = worker.visit(request_of(), replace(made, plan=plan, blobs=blobs))
     assert visit.status is Status.REJECTED
-    assert visit.reason.startswith("the plan is malformed: ")
-    assert "\n" not in visit.reason
+    assert re.fullmatch(r"the plan is malformed: kernel \w+: .*(cubin|ELF|cut off).*", visit.reason), visit.reason
     assert worker.visit(request_of(), plans("right")).status is None
     assert worker.pids() == before
 

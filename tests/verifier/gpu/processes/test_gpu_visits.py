@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.verifier.gpu.processes.conftest import with_cubin
 from verifier.gpu.supervisor import GpuWorker, Plans
 from verifier.gpu.visit import Request, Visit
 from verifier.interpreter.gate import Zygotes
@@ -132,6 +133,18 @@ def test_a_faulty_kernel_costs_one_verdict(judge: Callable[..., Visit], gpu: Gpu
     spent = time.perf_counter() - start
     assert again.status is None, again.reason
     assert spent < (DEADLINE if name == "hang" else 0.0) + 2.0
+
+
+def test_a_truncated_cubin_is_one_sentence(
+    judge: Callable[..., Visit], gpu: GpuWorker, trace: Trace, large: Problem, problem_text: str, correct: str
+) -> None:
+    made = with_cubin(*trace(correct), lambda cubin: cubin[: len(cubin) // 2])
+    plans = Plans(*made, *trace(problem_text, "Model"))
+    visit = gpu.visit(Request(problem=large, seed=11, workloads=("small",)), plans)
+    assert visit.status is Status.REJECTED
+    assert visit.reason.startswith("the plan is malformed: ")
+    assert "\n" not in visit.reason
+    assert judge().status is None
 
 
 def test_a_slow_reference_is_waited_for(
