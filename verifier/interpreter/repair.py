@@ -5,6 +5,7 @@
 - fp8 casts: round to nearest even and saturate.
 - A `float` argument is an fp32 scalar, so fp16 * argument is fp32, as in compiled code.
 - 3.6 with numpy >= 2.4: a scalar of shape (1,) can be an index again; bool arguments and bf16 constants work.
+- `and`, `or`, `not`, `min` and `max` on blocks: see `logic.py`.
 - Integer overflow wraps without a check, which took 40% of the time. erf is vectorised; assertions are
   recorded instead of raised (a GPU ignores them outside debug mode).
 
