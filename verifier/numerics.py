@@ -12,7 +12,8 @@ Per output tensor o, with the float64 reference r and PyTorch's own result y in 
    constant or much smaller than its neighbours does not divide by nothing. E forgives 2^-19 ||r||, which is what
    fp32's fast exponential and division leave: a softmax over equal values is centred away to nothing. R and S forgive
    that too, and one unit in the last place of o's dtype: a nearly constant row in bf16 may round to either neighbour.
-   Accepted: E <= max(4 E(y), floor), R <= max(4 R(y), floor), S <= max(8 S(y), 32 floor).
+   Accepted: E <= max(4 E(y), floor), R <= max(4 R(y), floor), S <= max(8 S(y), 32 floor); a second yardstick may
+   have another margin than 4.
 3. A single element or a nearly constant output (||r - mean(r)|| <= 1e-3 ||r||) is not centred:
    E(o) = ||o - r|| / max(||r||, 1e-2 sqrt(n)), with the floors of UNCENTRED_FLOORS.
 4. Integers and booleans are exact. An index of an arg-reduction or of top-k may differ where the values tie. Where
@@ -98,7 +99,7 @@ def compare(
 
     reference: float64 for a floating output, else the exact values. native: PyTorch's result in its own
     dtype, which gives the expected dtype. yardstick: the result in the contract's precision, `native` when
-    left out; `margin` times its error is right. inputs: the tensors of the draw, for ties of arg-reductions.
+    left out; up to `margin` times its error is right where outputs are floating. inputs: the tensors of the draw, for ties of arg-reductions.
     stored: bool, where the output counts, at least one element unless it is empty; everywhere when left out.
     Then rows are what is left of rows, and only the mean is that of the whole reference.
     """

@@ -1,8 +1,9 @@
 """What compiled kernels make of `and`, `or`, `not`, `min` and `max`, for Triton's interpreter (3.6 to 3.9).
 
-The compiler combines blocks element by element. In the interpreter these are Python's own, to which every block is
-true: `rows < m and columns < n` is the second mask alone, which reads out of bounds where the compiled kernel does not.
-Scalars stay Python's, since the interpreter cannot tell a value from a constant, at which the compiler stops.
+The compiler combines tensors element by element, and stops at a constant that decides. In the interpreter these are
+Python's own, to which every block is true: `rows < m and columns < n` is the second mask alone, which reads out of
+bounds where the compiled kernel does not. A constant that was given a name is a tensor here: where it decides and what
+follows cannot be evaluated, that is left out.
 
 Source: `visit_BoolOp`, `visit_UnaryOp` and `builtin_namespace` of Triton's `compiler/code_generator.py`.
 """
@@ -43,11 +44,12 @@ class _Logic(ast.NodeTransformer):
 
     def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
         self.generic_visit(node)
-        if any(isinstance(part, ast.NamedExpr) for part in ast.walk(node)):  # a lambda would keep the name to itself
-            return node
+        lazy = not any(isinstance(part, ast.NamedExpr) for part in ast.walk(node))  # a lambda would keep such a name
         nothing = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
-        later = [ast.copy_location(ast.Lambda(nothing, value), value) for value in node.values]
-        return _call(node, warpsmith_combine, ast.Constant(_METHODS[type(node.op)]), *later)
+        operands = [ast.copy_location(ast.Lambda(nothing, v), v) if lazy else v for v in node.values]
+        return _call(
+            node, warpsmith_combine, ast.Constant(_METHODS[type(node.op)]), ast.Constant(lazy), *operands
+        )  # fmt: skip
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
         self.generic_visit(node)
@@ -63,26 +65,35 @@ def _call(node: ast.AST, function: Callable[..., Any], *args: ast.expr) -> ast.A
     return ast.copy_location(ast.Call(ast.Name(function.__name__, ast.Load()), list(args), []), node)
 
 
-def warpsmith_combine(method: str, *operands: Callable[[], Any]) -> Any:
-    blocks: list[Any] = []
+def warpsmith_combine(method: str, lazy: bool, *operands: Any) -> Any:
+    tensors: list[Any] = []
     value: Any = None
+    decided = False
     for operand in operands:
-        value = operand()
-        if _is_block(value):
-            blocks.append(value)
-        elif bool(value) is (method == "logical_or"):  # it decides
-            blocks = [*blocks, value] if blocks else []
-            break
-    if not blocks:
+        try:
+            value = operand() if lazy else operand
+        except (AttributeError, TypeError, ValueError):
+            if not decided:
+                raise
+            return tensors[-1]  # a constant for the compiler, which does not look at the rest
+        if _is_truth(value):
+            tensors.append(value)
+            if not value.type.is_block() and bool(value) is (method == "logical_or"):
+                decided = True
+        elif decided:
+            continue
+        elif bool(value) is (method == "logical_or"):
+            return value
+    if not tensors:
         return value
-    result = blocks.pop()
-    while blocks:
-        result = getattr(blocks.pop(), method)(result)
+    result = tensors.pop()
+    while tensors:
+        result = getattr(tensors.pop(), method)(result)
     return result
 
 
 def warpsmith_negate(value: Any) -> Any:
-    return value.__not__() if _is_block(value) else not value
+    return value.__not__() if _is_truth(value) else not value
 
 
 def warpsmith_minimum(*values: Any, **more: Any) -> Any:
@@ -99,8 +110,10 @@ def _extreme(ours: Callable[..., Any], plain: Callable[..., Any], values: tuple[
     return plain(*values, **more)
 
 
-def _is_block(value: Any) -> bool:
-    return isinstance(value, tl.tensor) and value.handle.data.size != 1
+def _is_truth(value: Any) -> bool:
+    """Whether the compiler combines it. It refuses other scalars than truth values, so such a tensor is a constant that
+    was given a name."""
+    return isinstance(value, tl.tensor) and (value.type.is_block() or value.type.scalar == tl.int1)
 
 
 _BUILTINS = {"min": warpsmith_minimum, "max": warpsmith_maximum}

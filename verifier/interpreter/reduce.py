@@ -95,7 +95,7 @@ def _every_second(array: Array, axis: int, start: int) -> Array:
 
 def _combine(op: Any, left: list[Array], right: list[Array], dtypes: list[Any]) -> list[Array]:
     operands = [op.to_tensor(a, d) for side in (left, right) for a, d in zip(side, dtypes, strict=True)]
-    function: Callable[..., Any] = op.combine_fn.fn
+    function: Callable[..., Any] = op.combine_fn.rewrite()
     results = function(*operands)
     results = results if isinstance(results, tuple) else (results,)
     arrays = [r.handle.data if isinstance(r, tl.core.tensor) else np.asarray(r) for r in results]

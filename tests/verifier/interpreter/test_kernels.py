@@ -103,12 +103,36 @@ def test_functions(zygotes: Zygotes, forward: str, body: str) -> None:
         ("return torch.maximum(x, y) + x.clamp(max=0)", "max(v, w) + min(v, 0.0)"),
         ("return x + 3 * y", "v + max(3, 2) * w if B is None or o.dtype.element_ty == x.dtype.element_ty else v"),
         ("return torch.where(x > 0, x, y)", "tl.where(v > 0 and (0 if B is None else n) > 0, v, w)"),
+        ("return y + 0 * x", "tl.where(v > 0 and B - 64, v, w)"),
+        ("return x + 0 * y", "v if (m and None) is None else w"),
+        ("return torch.where((x > 0) & (y > 0), x, y)", "tl.where((q := v > 0) and w > 0, v, w)"),
+        ("return torch.full_like(x, 50.0)", "tl.sum((r >= 0 or w > 0).to(tl.float32) + (c < n) - 1 + 0 * v, 0)"),
+        ("return x", "v * (not (r > 2)).to(tl.float32)"),
+        ("return x.amax(-1, keepdim=True) + 0 * x", "tl.reduce(tl.where(m, v, float('-inf')), 0, larger) + 0 * v"),
+        ("return torch.cummax(x, -1).values + 0 * y", "tl.associative_scan(v, 0, larger) + 0 * w"),
     ],
-    ids=["and", "or", "not", "a scalar decides", "min and max", "constants", "a scalar and a block"],
-)
+    ids=[
+        "and", "or", "not", "a scalar decides", "min and max", "constants", "a scalar and a block", "a number decides",
+        "None decides", "walrus", "a scalar is broadcast", "not of a scalar", "reduce", "scan",
+    ],
+)  # fmt: skip
 def test_blocks_are_combined_as_compiled_code_does(zygotes: Zygotes, forward: str, body: str) -> None:
-    report = gate(zygotes, problem(forward), ROWS.replace("@BODY@", body))
+    larger = "@triton.jit\ndef larger(a, b):\n    return max(a, b)\n\n@triton.jit\ndef k("
+    report = gate(zygotes, problem(forward), ROWS.replace("@triton.jit\ndef k(", larger).replace("@BODY@", body))
     assert report.outcome == "passed", report.reason
+
+
+def test_a_block_of_one_element_is_no_scalar(zygotes: Zygotes) -> None:
+    body = "tl.sum(tl.sum((tl.arange(0, 1)[:, None] < 1 or c[None, :] < 0).to(tl.float32), 1), 0) + 0 * v"
+    report = gate(zygotes, problem("return torch.full_like(x, 64.0)"), ROWS.replace("@BODY@", body))
+    assert report.outcome == "passed", report.reason
+
+
+def test_both_sides_of_truth_values_are_loaded(zygotes: Zygotes) -> None:
+    body = "v if r < 0 and tl.load(x + 1000000) > 0 else v"
+    report = gate(zygotes, problem("return x"), ROWS.replace("@BODY@", body))
+    assert report.outcome == "failed"
+    assert "out-of-bounds load" in report.reason
 
 
 def test_a_mask_of_two_conditions_keeps_both(zygotes: Zygotes) -> None:
