@@ -99,9 +99,10 @@ def compare(
 
     reference: float64 for a floating output, else the exact values. native: PyTorch's result in its own
     dtype, which gives the expected dtype. yardstick: the result in the contract's precision, `native` when
-    left out; up to `margin` times its error is right where outputs are floating. inputs: the tensors of the draw, for ties of arg-reductions.
-    stored: bool, where the output counts, at least one element unless it is empty; everywhere when left out.
-    Then rows are what is left of rows, and only the mean is that of the whole reference.
+    left out; up to `margin` times its error is right where outputs are floating. inputs: the tensors of the
+    draw, for ties of arg-reductions. stored: bool, where the output counts, at least one element unless it is
+    empty; everywhere when left out. Then rows are what is left of rows, and only the mean is that of the whole
+    reference.
     """
     if not isinstance(output, Tensor):
         return Comparison(False, f"is a {type(output).__name__}, not a tensor")
