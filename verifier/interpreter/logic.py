@@ -78,10 +78,7 @@ def warpsmith_combine(method: str, lazy: bool, *operands: Any) -> Any:
             return tensors[-1]  # a constant for the compiler, which does not look at the rest
         if _is_truth(value):
             tensors.append(value)
-            if not value.type.is_block() and bool(value) is (method == "logical_or"):
-                decided = True
-        elif decided:
-            continue
+            decided = decided or (not value.type.is_block() and bool(value) is (method == "logical_or"))
         elif bool(value) is (method == "logical_or"):
             return value
     if not tensors:
