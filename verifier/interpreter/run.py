@@ -36,9 +36,9 @@ MAX_OUTPUT_BYTES = 256 << 20
 _NOT_HERE = (
     "not compiled with CUDA", "not linked with", "not implemented for", "CUDA error", "no NVIDIA driver",
     "Cannot access accelerator", "CUDA_HOME", "nvcc", "NVRTC", "not supported on CPU",
-    "only supported on CUDA", "dummy base class",
+    "only supported on CUDA", "dummy base class", "can't allocate memory",
 )  # fmt: skip
-"""Messages of PyTorch and of build tools for what only a GPU machine has."""
+"""Messages of PyTorch and of build tools for what only a GPU machine has, its memory among it."""
 
 Answer = tuple[dict[str, Any], dict[str, bytes]]
 

@@ -262,6 +262,14 @@ def get_init_inputs(): return [64]
     assert report.outcome == "passed", report.reason
 
 
+def test_scratch_beyond_host_memory_is_left_to_the_gpu(zygotes: Zygotes) -> None:
+    scratch = "        scratch = torch.zeros(1 << 45, device=x.device)\n"
+    source = RELU.replace("        return o", f"{scratch}        return o")
+    report = gate(zygotes, SMALL_RELU, source)
+    assert report.outcome == "not_applicable"
+    assert "allocate memory" in report.reason
+
+
 def test_a_stochastic_reference_is_named(zygotes: Zygotes) -> None:
     report = gate(zygotes, SMALL_RELU.replace("torch.relu(x)", "torch.dropout(x, 0.5, True)"), RELU)
     assert report.outcome == "not_applicable"
