@@ -12,7 +12,6 @@ kernel 66% and 12%; what `pairs` looks at comes on top.
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,7 +25,7 @@ from verifier import inputs, numerics
 from verifier.gpu.aten import decode
 from verifier.gpu.device import Device
 from verifier.gpu.link import Link, RunnerFailed
-from verifier.gpu.memory import as_stored, poison_byte
+from verifier.gpu.memory import as_stored, guard_bytes, poison_byte
 from verifier.gpu.references import References
 from verifier.gpu.slots import Arena, Place, broken_guards, want_dense, want_tensor, want_values
 from verifier.interpreter.compare import compare_values, quick_values
@@ -93,6 +92,7 @@ class Slots:
         wanted = {k: v for k, v in state.items() if k in program.parameters
                   and program.values[program.parameters[k].value].shape == tuple(v.shape)}  # fmt: skip
         self.program, self._names = program, list(wanted)
+        self._guard = guard_bytes()
         self.arenas: list[Arena] = []
         try:
             self.arenas.append(Arena(device, first, want_values(program, program.inputs)))
@@ -130,7 +130,7 @@ class Slots:
 
     def arm(self) -> None:
         """Fills the guards and poisons the outputs."""
-        byte = 1 + secrets.randbelow(253)
+        byte = next(self._guard)
         for arena in (self.inputs, self.outputs):
             arena.arm(byte)
         self.poison()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import secrets
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -25,6 +26,14 @@ GUARD = 64 << 10
 def poison_byte(dtype: torch.dtype) -> int:
     """What fills a tensor that is to be written: judge, runner and contestant tell no call from another by it."""
     return NAN_BYTE if dtype.is_floating_point or dtype.is_complex else ODD_BYTE
+
+
+def guard_bytes() -> Iterator[int]:
+    """What fills guards, time after time: NaN shows a read past the end whose product with zero is added up, and a
+    secret byte shows a write of any value."""
+    while True:
+        yield NAN_BYTE
+        yield 1 + secrets.randbelow(NAN_BYTE - 2)
 
 
 def as_stored(tensor: Tensor) -> Tensor:
@@ -48,7 +57,8 @@ class Memory:
         self.guarded = False
         """Whether allocations get guards from now on."""
         self._guards: dict[int, list[Tensor]] = {}
-        self._byte, self._broken = 1 + secrets.randbelow(253), torch.zeros((), dtype=torch.bool, device=device)
+        self._bytes, self._broken = guard_bytes(), torch.zeros((), dtype=torch.bool, device=device)
+        self._byte = next(self._bytes)
         dtypes = ((v.storage, dtype_of(v.dtype)) for v in program.values)
         self._floating = {storage for storage, dtype in dtypes if dtype.is_floating_point or dtype.is_complex}
 
@@ -103,9 +113,11 @@ class Memory:
         self._guards[storage] = [made[:around].fill_(self._byte), made[around + size :].fill_(self._byte)]
 
     def written_past(self) -> bool:
-        """Whether a guard was ever changed since the last time that this was asked."""
+        """Whether a guard was ever changed since the last time that this was asked. From then on guards have another
+        byte."""
+        last, self._byte = self._byte, next(self._bytes)
         for guard in (g for guards in self._guards.values() for g in guards):
-            self._broken |= (guard != self._byte).any()
+            self._broken |= (guard != last).any()
             guard.fill_(self._byte)
         found = bool(self._broken)
         self._broken.zero_()

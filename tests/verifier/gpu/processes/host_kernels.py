@@ -70,6 +70,18 @@ def overrun_output(launch: Alternative, addresses: Sequence[int]) -> None:
     tensor_at(addresses[2] + 4 * 300, 1, torch.float32).zero_()
 
 
+def adds_guard(launch: Alternative, addresses: Sequence[int]) -> None:
+    """Adds zero times what is behind its input, as a product with a mask that came too late does."""
+    right(launch, addresses)
+    tensor_at(addresses[2], 1, torch.float32).add_(0.0 * tensor_at(addresses[0] + 4 * size(launch), 1, torch.float32))
+
+
+def adds_guard_of_output(launch: Alternative, addresses: Sequence[int]) -> None:
+    """The same of what is behind its output, which is memory of the call."""
+    right(launch, addresses)
+    tensor_at(addresses[2], 1, torch.float32).add_(0.0 * tensor_at(addresses[2] + 4 * size(launch), 1, torch.float32))
+
+
 def spoils(launch: Alternative, addresses: Sequence[int]) -> None:
     """Finds the inputs of the base, where there is one, and overwrites them."""
     right(launch, addresses)

@@ -51,6 +51,8 @@ WRONG = {
     "unwritten": (Status.WRONG, "wrong-value"),
     "mutating": (Status.WRONG, "input-mutated"),
     "late": (Status.WRONG, "wrong-value"),
+    "adds_guard": (Status.WRONG, "wrong-value"),
+    "adds_guard_of_output": (Status.WRONG, "wrong-value"),
     "overrun": (Status.OUT_OF_BOUNDS, "out-of-bounds"),
     "overrun_output": (Status.OUT_OF_BOUNDS, "wrote-past"),
     "memory": (Status.RUNTIME_ERROR, "out-of-memory"),
