@@ -120,7 +120,7 @@ class Probe:
 
 @dataclass
 class Reference:
-    """A problem's model, built once. Raises ProblemError where the problem file is at fault."""
+    """A problem's model, built once. Raises ProblemError where the problem file is at fault, OutOfMemoryError."""
 
     problem: Problem
     workload: Workload
@@ -143,7 +143,7 @@ class Reference:
         """Executes the file and builds the model on the host, seeded before each constructor as KernelBench does."""
         module = materialize(problem, workload)
         init_seed = inputs.derive_seed(seed, workload.name, "init")
-        with user_errors(problem):
+        with _blaming(problem):
             inputs.seed_streams(init_seed)
             init = list(module.get_init_inputs())
             inputs.seed_streams(init_seed)
@@ -159,7 +159,7 @@ class Reference:
 
     def inputs(self, name: str, *salt: str) -> list[Any]:
         """The arguments of `forward` under distribution `name`, made anew; another `salt` gives other values."""
-        with self.part("inputs"), user_errors(self.problem):
+        with self.part("inputs"), _blaming(self.problem):
             return inputs.draw(
                 name, self.get_inputs, self._seed(name, *salt), self.device, reduced=self.reduces, bare=not self.state
             )
@@ -247,7 +247,7 @@ class Reference:
     def stochastic(self) -> bool:
         """Whether two runs on equal inputs differ by more than the order of summation explains."""
         seed, values = self._seed("task"), self.inputs("task")
-        with user_errors(self.problem):
+        with _blaming(self.problem):
             one, two = (self._forward(self._model(self.state), copy.deepcopy(values), seed + i) for i in (0, 1))
         pairs = zip(leaves(one), leaves(two), strict=True)
         return any(not torch.equal(a, b) and not _close(a, b, 1e-3) for a, b in pairs)
@@ -255,7 +255,7 @@ class Reference:
     def probe(self) -> Probe | None:
         """Integers on which the reference is exact in fp32, None where it is not."""
         seed = inputs.derive_seed(self.seed, self.workload.name, "probe")
-        with user_errors(self.problem):
+        with _blaming(self.problem):
             values = inputs.probe(inputs.own(self.get_inputs, seed, self.device), seed)
         weights = inputs.probe_state(self.state, seed)
         try:
@@ -295,6 +295,19 @@ class Reference:
                 return tree_map_only(Tensor, _no_fp8, self._forward(model, wide, seed))
         finally:
             torch.set_default_dtype(default)
+
+
+@contextmanager
+def _blaming(problem: Problem) -> Iterator[None]:
+    """`user_errors`, but that a device is full is no fault of the file."""
+    full = None
+    with user_errors(problem):
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            full = error
+    if full is not None:
+        raise full
 
 
 class TooLarge(Exception):

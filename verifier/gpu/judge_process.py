@@ -126,7 +126,11 @@ class Judge:
         try:
             if isinstance(work, _LiveVisit) and request.path == "file":
                 return work.run_file()
+            kept = self._references.nbytes
             answer = work.run()
+            if work.full and kept and not work.runner_lost:  # what was kept of other problems was in the way
+                work = self._work(request, blobs)
+                answer = work.run()
             return answer.model_copy(update={"ceilings": self._peaks()}) if answer.steps else answer
         finally:
             if work.runner_lost:
@@ -141,7 +145,8 @@ class Judge:
         if self._link is None or (request.path != "plan" and self._contestant is None):
             raise RuntimeError("a visit without a process for the candidate")
         if request.path != "plan":
-            self._device.trim()  # nobody knows what the candidate's process will need
+            self._references.clear()  # nobody knows what the candidate's process will need
+            self._device.trim()
         if self._contestant is None or request.path == "plan":
             return _Visit(self._device, self._references, self._plans, self._link, request, blobs)
         work = _LiveVisit(self._device, self._references, self._plans, self._contestant, request, blobs)
@@ -187,7 +192,7 @@ class _Visit:
         self._excuse = ""
         self._now = tuple(n for n in request.workloads if n not in request.later)
         """Workloads that are checked."""
-        self.lost = False
+        self.lost = self.full = False
         link.deadline, link.budget = request.command_seconds, request.limit_seconds / 2
         self._part = references.part = link.part
 
@@ -227,6 +232,7 @@ class _Visit:
             self._clear()
         except torch.OutOfMemoryError:
             self._excuse = "the reference and the slots do not fit on the device together"
+            self.full = True
             self._references.clear()
             self._clear()
         end = time.perf_counter()
@@ -289,6 +295,7 @@ class _Visit:
         except (DoesNotFit, PlanError, torch.OutOfMemoryError) as excuse:
             message = f"{workload.name} was not timed: {first_line(excuse)}"
             self._found.findings.append(Diagnostic(severity="warning", code="not-timed", message=message))
+            self.full |= isinstance(excuse, torch.OutOfMemoryError)
             self._references.clear()
             self._clear()
             self._check_anew(candidate, workload.name)

@@ -16,8 +16,12 @@ from verifier.problem import Problem, Workload
 from verifier.reference import Expected, Probe, Reference, Skip, bytes_of
 
 CACHE_BYTES = 8 << 30
-"""Of inputs and expected values that a judge keeps for the next visit with the same seed."""
-REFERENCES = 16
+"""Of inputs and expected values that a judge keeps for the next visit with the same seed, where the device has no
+memory of its own."""
+_SHARE = 0.25
+"""Of a GPU's memory, for the same: a fleet judges several problems in turn, and each may take gigabytes."""
+_PROBE_BYTES = 32 << 20
+REFERENCES = 64
 """References that a judge keeps, with their weights on the device."""
 
 
@@ -32,8 +36,8 @@ _Key = tuple[str, str, int]
 class References:
     """References by problem, workload and seed, the last few; and their draws, the last that fit in `most` bytes."""
 
-    def __init__(self, device: torch.device, most: int = CACHE_BYTES) -> None:
-        self._device, self._most = device, most
+    def __init__(self, device: torch.device, most: int | None = None) -> None:
+        self._device, self._most = device, most or _most(device)
         self._held: OrderedDict[_Key, Reference] = OrderedDict()
         self._draws: OrderedDict[tuple[_Key, str, str], Expected | str] = OrderedDict()
         self._sizes: dict[tuple[_Key, str, str], int] = {}
@@ -51,7 +55,7 @@ class References:
                 raise Stochastic("the reference is random given its inputs")
             self._repeatable.add(key[:2])
             self._held[key] = made
-            while len(self._held) > REFERENCES:
+            while len(self._held) > REFERENCES or (len(self._held) > 1 and self._weights() > self._most // 4):
                 self._forget(self._held.popitem(last=False)[0])
         self._held.move_to_end(key)
         held = self._held[key]
@@ -74,7 +78,7 @@ class References:
             if _size(made) > self._most // 8:
                 return made
             self._draws[key], self._sizes[key] = made, _size(made)
-            while sum(self._sizes.values()) > self._most:
+            while self.nbytes > self._most:
                 self._drop_oldest()
         else:
             held = self._draws[key]
@@ -91,9 +95,14 @@ class References:
         if key in self._probes:
             return self._probes[key]
         made = reference.probe()
-        if made is None or bytes_of([made.inputs, made.state, made.expected]) < self._most // 64:
+        if made is None or bytes_of([made.inputs, made.state, made.expected]) < _PROBE_BYTES:
             self._probes[key] = made
         return made
+
+    @property
+    def nbytes(self) -> int:
+        """Of the draws that are kept, as of when they were last asked for."""
+        return sum(self._sizes.values())
 
     def make_room(self, device: Device, nbytes: int) -> None:
         """Drops draws, those that were not used for longest first, until another process could have `nbytes`."""
@@ -107,6 +116,9 @@ class References:
         self._draws.clear()
         self._sizes.clear()
 
+    def _weights(self) -> int:
+        return sum(bytes_of(held.state) for held in self._held.values())
+
     def _drop_oldest(self) -> None:
         key, _ = self._draws.popitem(last=False)
         del self._sizes[key]
@@ -116,6 +128,10 @@ class References:
             self._probes.pop(key, None)
         for draw in [d for d in self._draws if d[0] == key and d[1].startswith(name)]:
             del self._draws[draw], self._sizes[draw]
+
+
+def _most(device: torch.device) -> int:
+    return int(_SHARE * torch.cuda.mem_get_info(device)[1]) if device.type == "cuda" else CACHE_BYTES
 
 
 def _size(made: Expected | str) -> int:

@@ -69,6 +69,23 @@ def test_a_wrong_plan_fails_and_keeps_its_runner(worker: GpuWorker, plans: Make,
     assert worker.pids() == before
 
 
+def test_what_is_kept_for_other_problems_gives_way(
+    worker: GpuWorker, plans: Make, request_of: Ask, problem_text: str, tmp_path: Path
+) -> None:
+    worker.visit(request_of(), plans("right"))
+    once = f"""
+        import os
+        if not os.path.exists({str(tmp_path / "full")!r}):
+            os.mkdir({str(tmp_path / "full")!r})
+            raise torch.OutOfMemoryError("full")
+        return x"""
+    text = problem_text.replace("\n        return x", once)
+    crowded = parse_problem(text, file="crowded.py", name="crowded")
+    visit = worker.visit(request_of(problem=crowded), plans("right"))
+    assert (visit.status, visit.test.outcome) == (None, "passed"), visit.reason
+    assert (tmp_path / "full").exists()
+
+
 def test_memory_that_nothing_wrote_is_nan(worker: GpuWorker, plans: Make, request_of: Ask) -> None:
     assert "NaN instead of a finite value" in worker.visit(request_of(), plans("unwritten")).reason
 
