@@ -1,4 +1,4 @@
-"""The mix of candidates, traced: one compressed pickle each in a folder, so that a machine with a GPU need not trace.
+"""The mix of candidates, traced: one pickle each in a folder, so that a machine with a GPU need not trace.
 
 Attention comes from the template sampler, the rest from the texts of `kernels.py`. Every third candidate has one
 planted mistake that compiles. Inputs and outputs take up to 1 GB, a launch has up to four alternatives, and no two
@@ -8,7 +8,6 @@ plans are equal. Read only files that you made: a pickle can run code.
 from __future__ import annotations
 
 import json
-import lzma
 import os
 import pickle
 import random
@@ -107,7 +106,7 @@ def items(lab: Lab) -> list[Item]:
 
 def read_item(file: Path) -> Item:
     """One traced candidate; a file that you made."""
-    found: Item = pickle.loads(lzma.decompress(file.read_bytes()))
+    found: Item = pickle.loads(file.read_bytes())
     return found
 
 
@@ -132,7 +131,7 @@ def _file(folder: Path, number: int) -> Path:
 
 def _keep(folder: Path, item: Item) -> None:
     part = folder / f"{item.number:04d}.part"
-    part.write_bytes(lzma.compress(pickle.dumps(item), preset=1))
+    part.write_bytes(pickle.dumps(item))
     os.replace(part, _file(folder, item.number))
 
 
