@@ -237,7 +237,7 @@ class WorkloadCheck:
         with part("write slots"):
             slots.write(made.inputs, self._reference.state)
             slots.arm()
-            self._references.make_room(self._device, sum(s.bytes for s in self._program.storages))
+            self._make_room()
         if setup:
             self._bind(slots)
         else:
@@ -277,6 +277,10 @@ class WorkloadCheck:
         self._link.bind(
             "check", slots.inputs, slots.state, slots.outputs, seed=self._reference.init_seed, setup=True, poison=True
         )
+
+    def _make_room(self) -> None:
+        """For what the program allocates, and as much again for libraries."""
+        self._references.make_room(self._device, 2 * sum(s.bytes for s in self._program.storages))
 
     def _inputs(self, changed: list[int], made: Expected, found: Found) -> None:
         extra = sorted(set(changed) - set(made.mutated))
@@ -318,7 +322,7 @@ class WorkloadCheck:
         made = other.draw("task", self._salt)
         slots.write(made.inputs, other.state)
         slots.arm()
-        self._references.make_room(self._device, sum(s.bytes for s in self._program.storages))
+        self._make_room()
         self._bind(slots)
         self._link.run("check")
         outputs, checks = compared(self._program, slots.outputs.views, made, other, "weights")

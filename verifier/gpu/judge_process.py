@@ -126,9 +126,12 @@ class Judge:
         try:
             if isinstance(work, _LiveVisit) and request.path == "file":
                 return work.run_file()
-            kept = self._references.nbytes
+            start = time.perf_counter()
             answer = work.run()
-            if work.full and kept and not work.runner_lost:  # what was kept of other problems was in the way
+            soon = time.perf_counter() - start < request.limit_seconds / 4
+            if work.full and request.path == "plan" and soon and not work.lost:  # or what is kept was in the way
+                self._references.clear()
+                self._device.trim()
                 work = self._work(request, blobs)
                 answer = work.run()
             return answer.model_copy(update={"ceilings": self._peaks()}) if answer.steps else answer
@@ -192,7 +195,9 @@ class _Visit:
         self._excuse = ""
         self._now = tuple(n for n in request.workloads if n not in request.later)
         """Workloads that are checked."""
-        self.lost = self.full = False
+        self.lost = False
+        self.full = False
+        """Whether memory was lacking somewhere."""
         link.deadline, link.budget = request.command_seconds, request.limit_seconds / 2
         self._part = references.part = link.part
 
@@ -218,6 +223,7 @@ class _Visit:
             self._found.fail(Status.REJECTED, "plan-refused", f"the plan is malformed: {wrong}")
         except RunnerFailed as failed:
             self.lost = failed.lost
+            self.full |= failed.kind == "out-of-memory"
             if failed.kind == "unsupported":
                 self._excuse = str(failed)
             else:
@@ -357,6 +363,7 @@ class _Visit:
             if failed.lost or (pairs.side != "b" and failed.kind != "out-of-memory"):
                 raise
             # The candidate ran alone before: what does not fit is both side by side.
+            self.full |= failed.kind == "out-of-memory"
             what = "the base" if pairs.side == "b" else "the candidate beside its base"
             raise DoesNotFit(f"{what} cannot be timed: {failed}") from None
         finally:

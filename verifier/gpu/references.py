@@ -78,7 +78,7 @@ class References:
             if _size(made) > self._most // 8:
                 return made
             self._draws[key], self._sizes[key] = made, _size(made)
-            while self.nbytes > self._most:
+            while sum(self._sizes.values()) > self._most:
                 self._drop_oldest()
         else:
             held = self._draws[key]
@@ -98,11 +98,6 @@ class References:
         if made is None or bytes_of([made.inputs, made.state, made.expected]) < _PROBE_BYTES:
             self._probes[key] = made
         return made
-
-    @property
-    def nbytes(self) -> int:
-        """Of the draws that are kept, as of when they were last asked for."""
-        return sum(self._sizes.values())
 
     def make_room(self, device: Device, nbytes: int) -> None:
         """Drops draws, those that were not used for longest first, until another process could have `nbytes`."""

@@ -173,6 +173,18 @@ def memory(launch: Alternative, addresses: Sequence[int]) -> None:
     raise torch.OutOfMemoryError("tried to allocate 1000 GiB")
 
 
+found_full = False
+
+
+def memory_once(launch: Alternative, addresses: Sequence[int]) -> None:
+    """Finds the device full in its first call."""
+    global found_full
+    if not found_full:
+        found_full = True
+        memory(launch, addresses)
+    right(launch, addresses)
+
+
 def judge() -> int:
     """The runner's line to the judge: the only socket that it has."""
     opened = [int(name) for name in os.listdir("/proc/self/fd")]

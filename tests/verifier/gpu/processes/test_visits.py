@@ -69,20 +69,22 @@ def test_a_wrong_plan_fails_and_keeps_its_runner(worker: GpuWorker, plans: Make,
     assert worker.pids() == before
 
 
-def test_what_is_kept_for_other_problems_gives_way(
+def test_a_device_that_was_full_once_is_no_fault(
     worker: GpuWorker, plans: Make, request_of: Ask, problem_text: str, tmp_path: Path
 ) -> None:
-    worker.visit(request_of(), plans("right"))
+    """What the judge keeps of other problems may have been in the way of a runner, and of a reference."""
     once = f"""
         import os
         if not os.path.exists({str(tmp_path / "full")!r}):
             os.mkdir({str(tmp_path / "full")!r})
             raise torch.OutOfMemoryError("full")
         return x"""
-    text = problem_text.replace("\n        return x", once)
-    crowded = parse_problem(text, file="crowded.py", name="crowded")
-    visit = worker.visit(request_of(problem=crowded), plans("right"))
-    assert (visit.status, visit.test.outcome) == (None, "passed"), visit.reason
+    crowded = parse_problem(problem_text.replace("\n        return x", once), file="crowded.py", name="crowded")
+    for visit in (
+        worker.visit(request_of(), plans("memory_once")),
+        worker.visit(request_of(problem=crowded), plans("right")),
+    ):
+        assert (visit.status, visit.test.outcome) == (None, "passed"), visit.reason
     assert (tmp_path / "full").exists()
 
 
