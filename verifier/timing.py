@@ -13,6 +13,8 @@ Blocks that are thrown out count towards the caps. None of the reasons looks at 
 - `low_clock`: the SM clock is under `clock_share` of the median of all readings so far. The median follows a kernel
   that the power limit holds at a low clock for good; only a passing dip is thrown out. (nvbench, which has the idea,
   compares with the nominal clock.)
+- `starved`: the GPU waited for more than `starved_share` of the calls, since the host gave them too late. What it
+  waits for a short call is as long as the call.
 - `above_host`: the event times add up to more than the host's clock saw, plus `host_slack`. Impossible, so one such
   block raises `Flag.HOST_CLOCK`.
 - `below_host`: events and the declared untimed work explain less than `host_share` of the host's time, after a
@@ -62,6 +64,8 @@ class Block:
     """The judge's own clock round the whole window, None when it was not read."""
     untimed_seconds: float = 0.0
     """What the window is known to spend outside the events: cache flushes, copies."""
+    starved: int = 0
+    """Calls that the GPU waited for, which makes them look longer."""
 
 
 Measure = Callable[[int], Block]
@@ -133,6 +137,8 @@ class Rules(_Record):
     """A block in which the candidate takes less than this share of its median so far, and of its median share of the
     base, is thrown out. Where a block has two pairs its number is a mean, so that a kernel which leaves its work out in
     one call of eight would look twice as fast."""
+    starved_share: float = Field(default=0.125, ge=0, le=1)
+    """Of the calls of a block, that the GPU may have waited for."""
     host_slack: float = Field(default=2e-5, ge=0)
     """Seconds by which the events of a block may exceed the host's time: the step of the two clocks."""
     host_share: float = Field(default=0.5, ge=0, le=1)
@@ -291,6 +297,8 @@ def objection(
     times, shares = (median([*before, here]) for before, here in zip(usual, _usual(block), strict=True))
     if any(c < rules.uneven * times and c / b < rules.uneven * shares for c, b in block.pairs):
         return "uneven"
+    if block.starved > rules.starved_share * 2 * len(block.pairs):
+        return "starved"
     if block.host_seconds is None:
         return None
     events = sum(map(sum, block.pairs))

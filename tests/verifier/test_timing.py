@@ -277,6 +277,18 @@ def test_blocks_at_a_low_clock_are_thrown_out() -> None:
     assert timing.log_ratio == 0
 
 
+def test_blocks_that_the_gpu_waited_for_are_thrown_out() -> None:
+    """The host is late for every second block, and then the candidate looks longer by what the GPU waits."""
+
+    def source(index: int) -> Block:
+        late = index % 2 == 1
+        return steady(1.5e-4 if late else 1e-4, starved=2 if late else 1)
+
+    timing = decide(source, clock=still)
+    assert timing.thrown == {"starved": timing.blocks - 1}
+    assert timing.log_ratio == 0
+
+
 @pytest.mark.parametrize("pairs", [2, 16])
 def test_a_call_that_leaves_its_work_out_favours_nobody(pairs: int) -> None:
     """One call of eight takes no time at all; a block of two pairs would have a mean of which that is a third."""

@@ -23,8 +23,11 @@ from verifier.gpu.launch import CudaLauncher, Launcher
 from verifier.gpu.memory import ReplayError, foreign
 from verifier.gpu.protocol import FailureKind
 
-_CLOCK_CYCLES = 400_000
-"""Cycles that a spinning kernel counts to read the SM clock, about 0.2 ms; calls queue up behind it meanwhile."""
+_SPIN_CYCLES = 400_000, 10_000_000
+"""The least and the most that a spinning kernel counts to read the SM clock, from 0.2 to 5 ms; calls queue up behind it
+meanwhile."""
+_CALMER = 0.9
+"""Of the cycles, after calls that were all in time."""
 _SPARE = 2 << 30
 """Bytes left to other processes beside what they are known to need."""
 _CODES: dict[int, FailureKind] = {
@@ -94,6 +97,7 @@ class CudaDevice:
         self.architecture = f"sm_{major}{minor}"
         self.highest_hz: float | None = 1e3 * cuda.device_attribute("CLOCK_RATE")
         self._flush: Tensor | None = None
+        self._spin = _SPIN_CYCLES[0]
         self._pinned: Tensor | None = None
         self._peeking: Any = None
         self._unit = self._granularity()
@@ -190,8 +194,9 @@ class CudaDevice:
             return None
 
     def time(self, calls: Sequence[Call], flush: bool) -> Timed:
-        """By events round each call. A kernel that spins first reads the SM clock and lets the calls queue up. Lines
-        that a kernel asked the L2 cache to keep are given up before.
+        """By events round each call. A kernel that spins first reads the SM clock and lets the calls queue up, longer
+        after calls that the device had to wait for: what it waits counts as theirs. Lines that a kernel asked the L2
+        cache to keep are given up before.
         """
         marks = [_event() for _ in range(2 * len(calls) + 2)]
         if flush and self._flush is None:
@@ -199,20 +204,24 @@ class CudaDevice:
         torch.cuda.synchronize()
         cuda.check("resetting the L2 cache", cuda.driver().cuCtxResetPersistingL2Cache())
         marks[0].record()
-        torch.cuda._sleep(_CLOCK_CYCLES)  # type: ignore[no-untyped-call]
+        torch.cuda._sleep(self._spin)  # type: ignore[no-untyped-call]
         marks[1].record()
+        cycles, starved = self._spin, 0
         for i, call in enumerate(calls):
             call.before()
             if flush and self._flush is not None:
                 self._flush.zero_()
             marks[2 * i + 2].record()
+            starved += marks[2 * i + 2].query()
             call.run()
             marks[2 * i + 3].record()
             call.after()
         torch.cuda.synchronize()
         seconds = [_between(marks[i], marks[i + 1]) for i in range(2, len(marks), 2)]
         spun, whole = _between(marks[0], marks[1]), _between(marks[0], marks[-1])
-        return Timed(seconds, max(0.0, whole - sum(seconds)), _CLOCK_CYCLES / spun if spun > 0 else None)
+        least, most = _SPIN_CYCLES
+        self._spin = min(4 * cycles, most) if starved else max(int(_CALMER * cycles), least)
+        return Timed(seconds, max(0.0, whole - sum(seconds)), cycles / spun if spun > 0 else None, starved)
 
     def failure(self, error: BaseException) -> Failure | None:
         text = " ".join(str(error).split())[:2000]

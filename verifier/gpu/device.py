@@ -51,6 +51,8 @@ class Timed:
     """Device time between the calls: cache flushes."""
     clock_hz: float | None = None
     """Processor clock right before the calls."""
+    starved: int = 0
+    """Calls that the device waited for: the host gives them too late."""
 
 
 class Call(NamedTuple):

@@ -125,7 +125,7 @@ class Pairs:
         self._adapt(found)
         if reply.clock_hz is not None:
             self.clocks.append(reply.clock_hz)
-        return Block(found, reply.clock_hz, timed.host_seconds, reply.untimed_seconds)
+        return Block(found, reply.clock_hz, timed.host_seconds, reply.untimed_seconds, reply.starved)
 
     def host_bound(self) -> float:
         """The candidate's mean time by the judge's own clock, calls back to back: above its honest time. Seconds."""

@@ -203,6 +203,8 @@ class Reply(BaseModel):
     """Event times of a timed block, in the order of its calls."""
     untimed_seconds: Seconds = 0.0
     """What the runner knows to lie between the events."""
+    starved: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Calls of the block that the device waited for."""
     clock_hz: Annotated[float, Field(gt=0, le=1e11, allow_inf_nan=False)] | None = None
 
 

@@ -254,7 +254,7 @@ class Runner(Answering[_Program]):
         self._device.synchronize()
         self._flags.set(Flags.DONE, turn)
         return Reply(turn=turn, seconds=tuple(timed.seconds), untimed_seconds=timed.untimed_seconds,
-                     clock_hz=timed.clock_hz)  # fmt: skip
+                     clock_hz=timed.clock_hz, starved=timed.starved)  # fmt: skip
 
     def _steps(self, message: Message, turn: int) -> Reply:
         """Seconds of each step of forward, then those of a tiny kernel. Outputs are not given to the judge."""
