@@ -7,7 +7,7 @@ finds the strides it was traced with (`relaid` counts such copies).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -124,12 +124,34 @@ class Replayer:
         ready: dict[int, list[str]] = {}
         for name, parameter in self.program.parameters.items():
             ready.setdefault(parameter.ready, []).append(name)
+        idle = self._idle()
         for at, step in enumerate([*self.program.setup, None]):
             for name in ready.get(at, ()):
                 self._load_parameter(name)
-            if step is not None:
+            if step is not None and at not in idle:
                 self._step(step, 0)
         self._end_setup()
+
+    def _idle(self) -> set[int]:
+        """Set-up steps that fill or draw a weight which nothing reads before its own value is loaded, and whose stream
+        nothing draws from afterwards: a large layer takes seconds to draw.
+        """
+        program = self.program
+        loaded = {program.values[p.value]: p.ready for n, p in program.parameters.items() if n in self._state}
+        fixed = {program.values[p.value].storage for p in program.parameters.values() if p.fixed}
+        drawn = {s.generator for s in _library_steps(program.forward)}
+        found: set[int] = set()
+        for at, step in reversed(list(enumerate(program.setup))):
+            if isinstance(step, AtenStep) and step.role in ("fill", "random") and len(step.mutates) == 1:
+                value = program.values[step.mutates[0]]
+                between = range(at + 1, loaded.get(value, 0))
+                read = any(value.storage in self._touched(program.setup[i]) for i in between if i not in found)
+                alone = self._touched(step) == {value.storage} and value.storage not in fixed
+                if at < loaded.get(value, 0) and alone and not read and step.generator not in drawn - {None}:
+                    found.add(at)
+                    continue
+            drawn |= {s.generator for s in _library_steps((step,))}
+        return found
 
     def _end_setup(self) -> None:
         """Gives back what forward has no use for."""
@@ -364,3 +386,12 @@ class Replayer:
         args = [a for launch in step.alternatives for a in launch.args]
         touched = {a.storage for a in args if isinstance(a, PointerArg | DescriptorArg)}
         return touched.union(*(self._touched(b) for launch in step.alternatives for b in launch.before))
+
+
+def _library_steps(steps: Iterable[Step]) -> Iterator[AtenStep]:
+    """Those among `steps` and before their launches."""
+    for step in steps:
+        if isinstance(step, AtenStep):
+            yield step
+        else:
+            yield from (before for launch in step.alternatives for before in launch.before)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from verifier.gpu.aten import operator
 from verifier.gpu.memory import ReplayError
 from verifier.gpu.replay import Replayer
 from verifier.plan.schema import Alternative, KernelImage, Plan
@@ -294,3 +295,40 @@ def test_a_set_up_from_weights_runs_again(traced: Any) -> None:
     made.bind([x], {"w": torch.full((6,), 3.0)})
     made.setup()
     assert torch.equal(made.run()[0], x * 6)
+
+
+GIVEN = [("fc.weight", "fc.bias"), ("fc.weight",), ("fc.bias",), ()]
+DRAWN = {
+    "a layer": ("", (0, 2, 1, 2)),
+    "another draw after it": ("self.noise = torch.randn(6)", (2, 2, 2, 2)),
+    "a value that is read before it changes": (
+        "self.noise = self.fc.weight.detach().sum(0)\n        with torch.no_grad(): self.fc.weight.mul_(2)",
+        (1, 2, 1, 2),
+    ),
+    "a part that is drawn again": ("with torch.no_grad(): self.fc.weight[2:].normal_()", (2, 2, 2, 2)),
+}
+"""What the constructor does after a layer, and how many of the layer's two draws are made, by what is given."""
+
+
+@pytest.mark.parametrize("given", GIVEN)
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_weight_that_is_given_is_not_drawn_where_nothing_depends_on_that(
+    name: str, given: tuple[str, ...], traced: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines, draws = DRAWN[name]
+    source = f"{HEAD}class ModelNew(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+    source += f"        self.fc = nn.Linear(6, 6)\n        {lines}\n"
+    source += (
+        "    def forward(self, x):\n        return self.fc(x) + getattr(self, 'noise', torch.zeros(6)).to(x.device)\n"
+    )
+    x = torch.rand(8, 6)
+    plan, blobs = traced(source, [x])
+    state = {k: torch.rand(6, 6) if k == "fc.weight" else torch.rand(6) for k in given}
+    ran: list[str] = []
+    monkeypatch.setattr("verifier.gpu.replay.operator", lambda op: ran.append(op) or operator(op))
+    made = replay(plan, blobs, [x], state)
+    torch.manual_seed(0)
+    model = module_of(source)
+    model.load_state_dict(state, strict=False)
+    assert torch.equal(made.run()[0], model(x))
+    assert ran.count("aten::uniform_") == draws[GIVEN.index(given)]
