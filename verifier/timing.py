@@ -13,8 +13,8 @@ Blocks that are thrown out count towards the caps. None of the reasons looks at 
 - `low_clock`: the SM clock is under `clock_share` of the median of all readings so far. The median follows a kernel
   that the power limit holds at a low clock for good; only a passing dip is thrown out. (nvbench, which has the idea,
   compares with the nominal clock.)
-- `starved`: the GPU waited for more than `starved_share` of the calls, since the host gave them too late. What it
-  waits for a short call is as long as the call.
+- `starved`: the GPU waited for more than `starved_share` of the calls, since the host gave them too late. The wait
+  counts as part of the call, and can be as long as a short one.
 - `above_host`: the event times add up to more than the host's clock saw, plus `host_slack`. Impossible, so one such
   block raises `Flag.HOST_CLOCK`.
 - `below_host`: events and the declared untimed work explain less than `host_share` of the host's time, after a

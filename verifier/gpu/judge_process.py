@@ -129,7 +129,7 @@ class Judge:
             start = time.perf_counter()
             answer = work.run()
             soon = time.perf_counter() - start < request.limit_seconds / 4
-            if work.full and request.path == "plan" and soon and not work.lost:  # or what is kept was in the way
+            if work.full and request.path == "plan" and soon and not work.lost:  # what is kept may have been in the way
                 self._references.clear()
                 self._device.trim()
                 work = self._work(request, blobs)

@@ -80,6 +80,17 @@ def test_draws_beyond_the_limit_are_dropped() -> None:
     assert made(references, "normal", "") is not first
 
 
+def test_references_whose_weights_are_beyond_the_limit_are_dropped() -> None:
+    weighted = "class Model(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+    weighted += "        self.w = nn.Parameter(torch.zeros(1000))\n\n"
+    problem, workload = parsed(TEXT.replace("class Model(nn.Module):\n", weighted))
+    references = References(torch.device("cpu"), most=40_000)  # a quarter for weights: two references
+    first, second, third = (references.get(problem, workload, seed) for seed in (1, 2, 3))
+    assert references.get(problem, workload, 3) is third
+    assert references.get(problem, workload, 2) is second
+    assert references.get(problem, workload, 1) is not first
+
+
 def test_dropped_references_leave_no_module_behind() -> None:
     def modules() -> tuple[int, int]:
         gc.collect()
