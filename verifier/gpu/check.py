@@ -247,7 +247,7 @@ class WorkloadCheck:
             if turn >= repeats:
                 break
             if turn:
-                slots.poison()
+                slots.arm()
                 if made.mutated:  # nothing but a plan says how to restore them
                     slots.write(made.inputs, self._reference.state)
             start = time.perf_counter()

@@ -126,19 +126,15 @@ class Judge:
         try:
             if isinstance(work, _LiveVisit) and request.path == "file":
                 return work.run_file()
-            start = time.perf_counter()
             answer = work.run()
-            soon = time.perf_counter() - start < request.limit_seconds / 4
-            if work.full and request.path == "plan" and soon and not work.lost:  # what is kept may have been in the way
-                self._references.clear()
-                self._device.trim()
-                work = self._work(request, blobs)
-                answer = work.run()
             return answer.model_copy(update={"ceilings": self._peaks()}) if answer.steps else answer
         finally:
             if work.runner_lost:
                 self._drop_runner()
             self._drop_contestant()
+            if work.full:
+                self._references.clear()
+                self._device.trim()
             self._visits += 1
             if work.lost or self._visits % _COLLECT_EVERY == 0:
                 gc.collect()
@@ -417,7 +413,8 @@ class _Visit:
         )  # fmt: skip
         return Visit(
             status=status, reason=reason, test=report, timings=tuple(self._timings), steps=tuple(self._steps),
-            runner_lost=self.runner_lost, seconds=seconds, parts=dict(self._part.seconds),
+            runner_lost=self.runner_lost, full=self.full and all(f.code == "out-of-memory" for f in errors),
+            seconds=seconds, parts=dict(self._part.seconds),
         )  # fmt: skip
 
 

@@ -128,7 +128,8 @@ class Pairs:
         return Block(found, reply.clock_hz, timed.host_seconds, reply.untimed_seconds, reply.starved)
 
     def host_bound(self) -> float:
-        """The candidate's mean time by the judge's own clock, calls back to back: above its honest time. Seconds."""
+        """Seconds of a call by the judge's own clock, with all that a block takes beside its calls: above its honest
+        time."""
         if not self._open:
             self._renew("bound")
         calls = max(1, self._pairs // 2)

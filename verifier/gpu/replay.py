@@ -146,7 +146,8 @@ class Replayer:
                 value = program.values[step.mutates[0]]
                 between = range(at + 1, loaded.get(value, 0))
                 read = any(value.storage in self._touched(program.setup[i]) for i in between if i not in found)
-                alone = self._touched(step) == {value.storage} and value.storage not in fixed
+                named = [v for a in (*step.args, *step.kwargs.values()) for v in values_in(a)]
+                alone = {program.values[v] for v in (*named, *step.outputs)} == {value} and value.storage not in fixed
                 if at < loaded.get(value, 0) and alone and not read and step.generator not in drawn - {None}:
                     found.add(at)
                     continue

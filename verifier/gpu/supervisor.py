@@ -233,12 +233,22 @@ class GpuWorker:
                 if isinstance(answer, Fault) and answer.kind == "runner":
                     self._end_runner()
                     answer = self._ask(request, plans)
+                if self._was_full(answer, request):
+                    self._end_runner()
+                    answer = self._ask(request, plans)
             except NoContestant:  # before the judge heard anything
                 raise
             except BaseException:
                 self._end_judge()
                 raise
             return self._settle(answer, request)
+
+    def _was_full(self, answer: Visit | FileRun | Fault, request: Request) -> bool:
+        """Whether to judge once more: what the judge kept of other problems may have been in the way. It keeps nothing
+        now, and a new runner has seen none of the inputs."""
+        if not isinstance(answer, Visit) or not answer.full or request.path != "plan":
+            return False
+        return sum(answer.seconds.values()) < request.limit_seconds / 4
 
     def pids(self) -> dict[str, list[int]]:
         """Process ids by part."""

@@ -72,6 +72,8 @@ class Visit(Record):
     """What the device reaches at best, where steps were timed."""
     runner_lost: bool = False
     """The runner was replaced."""
+    full: bool = False
+    """Memory was lacking somewhere, and nothing else is wrong."""
     isolation: tuple[str, ...] = ()
     """What confinement lacked for the candidate's own process, where that ran."""
     seconds: dict[str, float] = Field(default_factory=dict)

@@ -173,16 +173,32 @@ def memory(launch: Alternative, addresses: Sequence[int]) -> None:
     raise torch.OutOfMemoryError("tried to allocate 1000 GiB")
 
 
-found_full = False
-
-
 def memory_once(launch: Alternative, addresses: Sequence[int]) -> None:
-    """Finds the device full in its first call."""
-    global found_full
-    if not found_full:
-        found_full = True
-        memory(launch, addresses)
+    """Finds the device full in the first runner of a nursery that it meets, always."""
+    first = Path(f"/tmp/warpsmith-full-of-{os.getppid()}")
+    with suppress(FileExistsError), first.open("x") as file:
+        file.write(str(os.getpid()))
+    (memory if first.read_text() == str(os.getpid()) else right)(launch, addresses)
+
+
+tries = 0
+
+
+def second_try(launch: Alternative, addresses: Sequence[int]) -> None:
+    """Right in its first call, finds the device full in the second, is wrong in the third, and right from then on."""
+    global tries
+    tries += 1
     right(launch, addresses)
+    if tries == 2:
+        memory(launch, addresses)
+    if tries == 3:
+        tensor_at(addresses[2], 300, torch.float32).zero_()
+
+
+def overrun_ones(launch: Alternative, addresses: Sequence[int]) -> None:
+    """Writes -1, which is NaN, behind its input."""
+    right(launch, addresses)
+    tensor_at(addresses[0] + 4 * 300, 1, torch.int32).fill_(-1)
 
 
 def judge() -> int:

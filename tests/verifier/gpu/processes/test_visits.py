@@ -66,7 +66,7 @@ def test_a_wrong_plan_fails_and_keeps_its_runner(worker: GpuWorker, plans: Make,
     assert visit.status is WRONG[kernel][0], visit.reason
     assert WRONG[kernel][1] in codes(visit)
     assert visit.test.outcome == "failed"
-    assert worker.pids() == before
+    assert (worker.pids()["runner"] == before["runner"]) is (kernel != "memory")  # which was tried in a new one too
 
 
 def test_a_device_that_was_full_once_is_no_fault(
@@ -86,6 +86,18 @@ def test_a_device_that_was_full_once_is_no_fault(
     ):
         assert (visit.status, visit.test.outcome) == (None, "passed"), visit.reason
     assert (tmp_path / "full").exists()
+    Path(f"/tmp/warpsmith-full-of-{worker.pids()['nursery'][0]}").unlink()
+
+
+def test_a_full_device_hides_no_wrong_answer(worker: GpuWorker, plans: Make, request_of: Ask) -> None:
+    request = request_of(timed=("small",), draws=("task",), repeats=1, probe=False, salt="s", rules=BUSY)
+    visit = worker.visit(request, plans("second_try", based=True))
+    assert visit.status is Status.WRONG, visit.reason
+
+
+def test_a_store_of_what_a_guard_may_hold_is_seen_on_one_draw(worker: GpuWorker, plans: Make, request_of: Ask) -> None:
+    visit = worker.visit(request_of(draws=("task",)), plans("overrun_ones"))
+    assert visit.status is Status.OUT_OF_BOUNDS
 
 
 def test_memory_that_nothing_wrote_is_nan(worker: GpuWorker, plans: Make, request_of: Ask) -> None:
@@ -317,9 +329,9 @@ def test_a_base_that_is_not_the_reference_is_checked(
 
 
 def test_many_visits_leave_nothing_behind(worker: GpuWorker, plans: Make, request_of: Ask, problem: Problem) -> None:
-    def descriptors() -> dict[int, int]:
-        every = [os.getpid(), *(p for pids in worker.pids().values() for p in pids)]
-        return {p: len(os.listdir(f"/proc/{p}/fd")) for p in every}
+    def descriptors() -> dict[str, list[int]]:
+        every = {"ours": [os.getpid()], **worker.pids()}
+        return {part: [len(os.listdir(f"/proc/{p}/fd")) for p in pids] for part, pids in every.items()}
 
     kernels = ["right", "wrong", "overrun", "memory", None]
     for kernel in kernels:
