@@ -235,7 +235,6 @@ class _Visit:
         except torch.OutOfMemoryError:
             self._excuse = "the reference and the slots do not fit on the device together"
             self.full = True
-            self._references.clear()
             self._clear()
         end = time.perf_counter()
         checked = checked if checked > start else end

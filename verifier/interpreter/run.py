@@ -28,6 +28,7 @@ from verifier.interpreter.blobs import chosen_bytes, pack, to_bytes, unpack
 from verifier.interpreter.launch import KernelError, Launcher
 from verifier.interpreter.limits import NotSampled, OutOfTime, Unsupported
 from verifier.interpreter.sampling import Coverage
+from verifier.sandbox.job import is_allocation_failure
 from verifier.specs import SpecError, encode, leaves
 from verifier.target import get_target
 
@@ -36,9 +37,9 @@ MAX_OUTPUT_BYTES = 256 << 20
 _NOT_HERE = (
     "not compiled with CUDA", "not linked with", "not implemented for", "CUDA error", "no NVIDIA driver",
     "Cannot access accelerator", "CUDA_HOME", "nvcc", "NVRTC", "not supported on CPU",
-    "only supported on CUDA", "dummy base class", "can't allocate memory",
+    "only supported on CUDA", "dummy base class",
 )  # fmt: skip
-"""Messages of PyTorch and of build tools for what only a GPU machine has, its memory among it."""
+"""Messages of PyTorch and of build tools for what only a GPU machine has."""
 
 Answer = tuple[dict[str, Any], dict[str, bytes]]
 
@@ -207,7 +208,8 @@ class _Run:
             self._stop("not_applicable", "unsupported", f"the interpreter does without {error}")
             return
         text = f"{type(error).__name__}: {error}"[:1000]
-        if isinstance(error, NotImplementedError | MemoryError) or any(s in text for s in _NOT_HERE):
+        lacking = isinstance(error, NotImplementedError) or is_allocation_failure(error)
+        if lacking or any(s in text for s in _NOT_HERE):
             self._stop("not_applicable", "unsupported", f"needs a GPU: {text}")
             return
         frames = traceback.extract_tb(error.__traceback__)

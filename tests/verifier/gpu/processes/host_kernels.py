@@ -38,10 +38,7 @@ def wrong(launch: Alternative, addresses: Sequence[int]) -> None:
 
 def faithful(launch: Alternative, addresses: Sequence[int]) -> None:
     """Right in the first runner of a nursery that it meets, and wrong in all others."""
-    first = Path(f"/tmp/warpsmith-first-of-{os.getppid()}")
-    with suppress(FileExistsError), first.open("x") as file:
-        file.write(str(os.getpid()))
-    (right if first.read_text() == str(os.getpid()) else wrong)(launch, addresses)
+    (right if in_first_runner("first") else wrong)(launch, addresses)
 
 
 def sized(launch: Alternative, addresses: Sequence[int]) -> None:
@@ -175,10 +172,7 @@ def memory(launch: Alternative, addresses: Sequence[int]) -> None:
 
 def memory_once(launch: Alternative, addresses: Sequence[int]) -> None:
     """Finds the device full in the first runner of a nursery that it meets, always."""
-    first = Path(f"/tmp/warpsmith-full-of-{os.getppid()}")
-    with suppress(FileExistsError), first.open("x") as file:
-        file.write(str(os.getpid()))
-    (memory if first.read_text() == str(os.getpid()) else right)(launch, addresses)
+    (memory if in_first_runner("full") else right)(launch, addresses)
 
 
 tries = 0
@@ -260,6 +254,14 @@ def double(launch: Alternative, addresses: Sequence[int]) -> None:
         raise RuntimeError("y was doubled before")
     y.mul_(2)
     tarry(launch)
+
+
+def in_first_runner(name: str) -> bool:
+    """Whether this runner is the first of its nursery to ask for `name`."""
+    first = Path(f"/tmp/warpsmith-{name}-of-{os.getppid()}")
+    with suppress(FileExistsError), first.open("x") as file:
+        file.write(str(os.getpid()))
+    return first.read_text() == str(os.getpid())
 
 
 def size(launch: Alternative) -> int:
