@@ -23,8 +23,8 @@ from verifier.gpu.launch import CudaLauncher, Launcher
 from verifier.gpu.memory import ReplayError, foreign
 from verifier.gpu.protocol import FailureKind
 
-_SPIN_CYCLES = 400_000, 10_000_000
-"""The least and the most that a spinning kernel counts to read the SM clock, from 0.2 to 5 ms; calls queue up behind it
+_SPIN_CYCLES = 400_000, 4_000_000
+"""The least and the most that a spinning kernel counts to read the SM clock, from 0.2 to 2 ms; calls queue up behind it
 meanwhile."""
 _CALMER = 0.9
 """Of the cycles, after calls that were all in time."""
@@ -212,9 +212,9 @@ class CudaDevice:
             if flush and self._flush is not None:
                 self._flush.zero_()
             marks[2 * i + 2].record()
-            starved += marks[2 * i + 2].query()
             call.run()
             marks[2 * i + 3].record()
+            starved += marks[2 * i + 2].query()
             call.after()
         torch.cuda.synchronize()
         seconds = [_between(marks[i], marks[i + 1]) for i in range(2, len(marks), 2)]
