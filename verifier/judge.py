@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from types import MappingProxyType
@@ -42,6 +41,7 @@ from verifier.interpreter.gate import (
     run_reference,
 )
 from verifier.interpreter.replay_gate import plan_fault
+from verifier.kept import Kept, LiveFile, Profiled
 from verifier.loader import read_inspection
 from verifier.plan import twice
 from verifier.plan.agreement import difference, read_calls, untested
@@ -110,57 +110,12 @@ def open_zygotes() -> Iterator[Zygotes]:
         yield Zygotes(compile=compiler, interpret=interpreter, build=builds)
 
 
-@dataclass(frozen=True, slots=True)
-class _Profiled:
-    """What `profile_job` said of one plan."""
-
-    kernels: tuple[KernelReport, ...]
-    launches: tuple[LaunchReport, ...]
-    estimates: tuple[Estimate, ...]
-    diagnosis: tuple[Diagnostic, ...]
-    shortfalls: tuple[Diagnostic, ...] = ()
-    """Errors: work that the outputs need and the launches do not do."""
-
-
-@dataclass(frozen=True, slots=True)
-class LiveFile:
-    """What a live visit needs of a candidate that nothing traces."""
-
-    source: str
-    reason: str
-    """Why it cannot be traced."""
-    workloads: tuple[str, ...]
-    base: Base | None
-    built: bytes = b""
-    """Its native code, as `gpu.native.build_job` left it."""
-
-
 _NO_INTERPRETER = TestReport(
     outcome="not_applicable",
     basis="interpreter",
     reason="it launches CUDA C++, which Triton's interpreter cannot run",
     seconds=0.0,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """What the later stages need of a candidate that compiled."""
-
-    source: str
-    profiled: _Profiled
-    cuda: bool
-    """A kernel of CUDA C++ is among its kernels: Triton's interpreter cannot run it."""
-    plan: Plan
-    plan_json: Mapping[str, Any]
-    """The plan as the tracing process wrote it; whoever replays it reads it again."""
-    blobs: Mapping[str, bytes]
-    base: Base | None
-    """What it is timed against, None where no baseline can be traced."""
-    compiled: Mapping[str, Any]
-    """What the tracing process says of its compilations."""
-    held: dict[str, tuple[int, ...]]
-    """Shapes of the weights that the file holds, by name, as the tracing process says."""
 
 
 Visit = Callable[[CompileStage, TestStage], TestStage]
@@ -252,7 +207,7 @@ class Judge:
             live = self._measured and status is Status.UNTRACEABLE
             return self._for_live(candidate, refused) if live else refused
         if any(f.severity == "error" for f in findings):
-            return self._compiled(candidate, clock, job, plan, findings, _Profiled((), (), (), ()))
+            return self._compiled(candidate, clock, job, plan, findings, Profiled((), (), (), ()))
         with _timed(clock, "profile"), ThreadPoolExecutor(2) as beside:
             rebuilt = beside.submit(self._rebuilt, candidate.source, plan, job.blobs)
             second = beside.submit(self._second_trace, candidate.source, job)
@@ -474,7 +429,7 @@ class Judge:
     ) -> JobResult:
         return self._zygotes.compile.run(job, payload, blobs, limits=traced.TRACE)
 
-    def _profile(self, job: JobResult) -> _Profiled:
+    def _profile(self, job: JobResult) -> Profiled:
         """Static profile and estimates, made in a confined child that never loads the candidate's Python."""
         base = self._eager
         payload = {"target": self._figures, "plan": job.value["plan"], "base": base and base.plan}
@@ -482,8 +437,8 @@ class Judge:
         result = self._zygotes.compile.run(PROFILE_JOB, payload, held, limits=PROFILE)
         if result.outcome != "ok":
             reason = f"no static profile: {result.outcome}, {result.error.splitlines()[0] if result.error else ''}"
-            return _Profiled((), (), (), (Diagnostic(severity="warning", code="no-profile", message=reason),))
-        return _Profiled(
+            return Profiled((), (), (), (Diagnostic(severity="warning", code="no-profile", message=reason),))
+        return Profiled(
             kernels=tuple(KernelReport.model_validate(k) for k in result.value["kernels"]),
             launches=tuple(LaunchReport.model_validate(k) for k in result.value["launches"]),
             estimates=tuple(Estimate.model_validate(e) for e in result.value["estimates"]),
@@ -515,7 +470,7 @@ class Judge:
         job: JobResult,
         plan: Plan,
         findings: tuple[Diagnostic, ...],
-        profiled: _Profiled,
+        profiled: Profiled,
     ) -> CompileStage:
         """The stage of a candidate with a plan: rejected by the audit, or kept for the test."""
         report = CompileReport(

@@ -21,7 +21,8 @@ from verifier.gpu.bench import plans_of
 from verifier.gpu.supervisor import CUDA_DEVICE, GpuWorker, Plans
 from verifier.gpu.visit import Request
 from verifier.interpreter.gate import Zygotes
-from verifier.judge import Judge, Kept, open_zygotes
+from verifier.judge import Judge, open_zygotes
+from verifier.kept import Kept
 from verifier.problem import Problem
 
 SEED = 20260101

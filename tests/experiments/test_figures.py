@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from experiments.figures.run import run, show
 from experiments.figures.stock import in_runs, items, read_item
 from verifier.errors import UsageError
 from verifier.gpu.link import Link, TimedReply
+from verifier.gpu.pairs import Pairs
 from verifier.gpu.supervisor import GpuWorker
 from verifier.interpreter.gate import Zygotes
 from verifier.sequence import block_location
+from verifier.timing import Block
 
 HERE = Path(__file__).parent
 DEVICE = "figures_device:open_device"
@@ -183,6 +186,36 @@ def test_a_block_begins_warm_and_each_side_begins_every_other_one(lab: Any, monk
         assert len(order) > 4, "the calls before the first block say how many pairs it can have"
         by_side = [[s for side, s in zip(order, seconds, strict=True) if side == which] for which in "ab"]
         assert location == block_location(list(zip(*by_side, strict=True)))
+
+
+def test_late_calls_count_where_both_sides_are_graphs(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(HERE)
+    graphs: Iterator[bool] = iter([True, True, True, False])  # of both sides, in two blocks
+    late: list[tuple[int, int]] = []
+
+    class Late(Link):
+        def capture(self, name: str, *, graph: bool = True) -> bool:
+            super().capture(name, graph=graph)
+            return next(graphs)
+
+        def time(self, order: Sequence[str], **options: Any) -> TimedReply:
+            timed = super().time(order, **options)
+            return replace(timed, reply=timed.reply.model_copy(update={"starved": len(order)}))
+
+    class Told(Pairs):
+        def measure(self, index: int) -> Block:
+            block = super().measure(index)
+            late.append((block.starved, 2 * len(block.pairs)))
+            return block
+
+    monkeypatch.setattr(blocks, "Link", Late)
+    monkeypatch.setattr(blocks, "Pairs", Told)
+    traced = lab().trace(FAMILIES["relu"].problem("relu", 256), RELU)
+    with torch.no_grad():
+        run_jobs(DEVICE, (HERE,), (Job(traced.request(SEED), traced.against_itself(), 2, True),), 30.0)
+    (first, calls), second = late
+    assert first == calls > 0
+    assert second[0] == 0
 
 
 def test_published_answers_are_counted_against_direct_runs(lab: Any, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from verifier.gpu.found import choose_target
 from verifier.gpu.nvml import describe
 from verifier.gpu.supervisor import GpuWorker, Plans
 from verifier.gpu.visit import Request, Visit
-from verifier.judge import Kept, LiveFile
+from verifier.kept import Kept, LiveFile
 from verifier.plan.live_rules import refuse_live
 from verifier.problem import Problem, Role
 from verifier.timing import CONFIRMATION, Confirmation, WorkloadTiming

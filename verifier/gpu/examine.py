@@ -17,7 +17,7 @@ from pathlib import Path
 from verifier.gpu.counters import Counted, count, diagnose
 from verifier.gpu.replay_folder import Replay, write_folder
 from verifier.gpu.sanitizer import MEMORY_ERROR, sanitize
-from verifier.judge import Kept
+from verifier.kept import Kept
 from verifier.plan.schema import Plan
 from verifier.problem import Problem
 from verifier.timing import WorkloadTiming

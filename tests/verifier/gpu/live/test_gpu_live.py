@@ -14,7 +14,8 @@ from verifier.gpu.found import visible_gpus
 from verifier.gpu.supervisor import GpuWorker, Plans
 from verifier.gpu.visit import Visit
 from verifier.interpreter.gate import Zygotes
-from verifier.judge import Judge, LiveFile
+from verifier.judge import Judge
+from verifier.kept import LiveFile
 from verifier.loader import parse_problem
 from verifier.problem import Problem
 from verifier.verdict import Status
