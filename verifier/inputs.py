@@ -16,8 +16,9 @@
 Only floating tensors are replaced. Integer, bool and complex tensors, tensors whose values are all in {0, 1,
 -1, +-inf} (masks, labels) and everything that is no tensor keep the task's own values, fresh by seed. Shape,
 dtype and strides are kept, and so is what a kernel may rely on: zeros where the task's own tensor has many of them
-(triangular, banded), symmetry where its last two dimensions have it. The caller skips a distribution on which the
-float64 reference raises or is not finite.
+(triangular, banded), symmetry where its last two dimensions have it, sorted rows, and rows in which each value comes
+twice in a row or half a row apart (angles of rotary embeddings). The caller skips a distribution on which the float64
+reference raises or is not finite.
 
 `probe` makes integers for which a (multi)linear operator is exact in fp32 whatever the order of summation,
 and not in anything narrower: odd integers of 18 bits against sparse {-1, 0, 1}.
@@ -42,6 +43,8 @@ PROBE_TERMS = 16
 SAMPLE = 4096
 STRUCTURE = 0.05
 """Share of zeros above which they have a meaning."""
+_LEAST_ROW = 8
+"""Elements of a row from which on its order is no accident."""
 _SIGNED = 3
 """Replaced tensors from which on the products of the first two of `integers` have one sign."""
 LARGE, LARGE_TOGETHER, SMALL = 64.0, 5.0, 2.0**-8
@@ -159,11 +162,14 @@ def _sample(tensor: Tensor) -> Tensor:
 
 
 def _structured(made: Tensor, own: Tensor) -> Tensor:
-    """`made` with the zeros and the symmetry of the task's own tensor."""
+    """`made` with the zeros, the order, the repetitions and the symmetry of the task's own tensor."""
     if float((_sample(own).float() == 0).float().mean()) > STRUCTURE:
         made = _like(made.float() * (own.float() != 0), own)
     if _symmetric(own):
         made = _like(torch.triu(made.float()) + torch.triu(made.float(), 1).mT, own)
+    for rule, keep in _ROWS:
+        if _all_rows(own, rule):
+            return _like(keep(made.float()), own)
     return made
 
 
@@ -171,6 +177,32 @@ def _symmetric(own: Tensor) -> bool:
     if own.dim() < 2 or own.shape[-1] != own.shape[-2] or own.shape[-1] == 1:
         return False
     return all(torch.equal(part, part.mT) for part in (own[..., :64, :64].float(), own.float()))
+
+
+def _all_rows(own: Tensor, rule: Callable[[Tensor], Tensor]) -> bool:
+    """Whether a rule holds in every row, and the first has more than one value. Most tensors fail in the first."""
+    if not own.dim() or own.shape[-1] < _LEAST_ROW:
+        return False
+    row = own[(0,) * (own.dim() - 1)].float()
+    return bool(rule(row) & (row != row[0]).any()) and bool(rule(own.float()))
+
+
+def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x[..., : x.shape[-1] // 2], x[..., -(x.shape[-1] // 2) :]
+
+
+_ROWS: tuple[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]], ...] = (
+    (lambda x: (x.diff() >= 0).all(), lambda x: x.sort(-1).values),
+    (lambda x: (x.diff() <= 0).all(), lambda x: x.sort(-1, descending=True).values),
+    (lambda x: _same(x, *_halves(x)), lambda x: torch.cat([_halves(x)[0]] * 2, -1)),
+    (lambda x: _same(x, x[..., ::2], x[..., 1::2]), lambda x: x[..., ::2].repeat_interleave(2, -1)),
+)
+"""Sorted either way (boundaries, time steps); the second half like the first, and each value twice (angles of rotary
+embeddings): a rule, and what keeps it."""
+
+
+def _same(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    return (left == right).all() if x.shape[-1] % 2 == 0 else torch.tensor(False, device=x.device)
 
 
 def _replace(values: Any, tensors: Iterable[Tensor]) -> Any:

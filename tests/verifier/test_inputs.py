@@ -89,6 +89,25 @@ def test_what_a_kernel_may_rely_on_is_kept(name: str) -> None:
     assert not torch.equal(plain, plain.mT)
 
 
+@pytest.mark.parametrize("name", inputs.DRAWS[1:])
+def test_order_and_repetition_in_rows_are_kept(name: str) -> None:
+    angles = torch.rand(3, 5, 32)
+    rising, falling = torch.rand(4, 16).sort(-1).values, torch.linspace(1, 0, 50).half()
+    constant, odd = torch.full((2, 16), 0.3), torch.cat([angles, angles[..., :31]], -1)
+    given = [rising, falling, torch.cat([angles, angles], -1), angles.repeat_interleave(2, -1), constant, odd, angles]
+    up, down, halves, pairs, *free = inputs.draw(name, lambda: given, 5)
+    assert bool((up.diff() >= 0).all() and (down.diff() <= 0).all())
+    assert down.dtype == torch.float16
+    assert torch.equal(halves[..., :32], halves[..., 32:])
+    assert torch.equal(pairs[..., ::2], pairs[..., 1::2])
+    assert all(len(t.unique()) > 2 for t in (up, down, halves, pairs))
+    for tensor in free:
+        assert not (tensor.diff() >= 0).all()
+        half = tensor.shape[-1] // 2
+        assert not torch.equal(tensor[..., :half], tensor[..., -half:])
+        assert not torch.equal(tensor[..., : 2 * half : 2], tensor[..., 1 : 2 * half : 2])
+
+
 def test_a_mask_with_one_value_that_is_none_is_no_mask() -> None:
     mask = torch.zeros(100_000)
     assert not inputs.replaceable(mask)

@@ -21,6 +21,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from verifier.device_facts import torch_properties, triton_properties
+from verifier.plan import wrappers
 from verifier.target import Target
 
 CUDA = torch.device("cuda", 0)
@@ -164,6 +165,7 @@ def patch(target: Target) -> None:
     setattr(torch.cuda, "stream", _constant(contextlib.nullcontext()))  # noqa: B010
     setattr(torch.Tensor, "record_stream", _constant(None))  # noqa: B010 - it would refuse a stand-in for a stream
     torch.version.cuda = "13.0"
+    wrappers.install()
     _patch_driver(target)
 
 

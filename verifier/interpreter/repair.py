@@ -6,6 +6,8 @@
 - A `float` argument is an fp32 scalar, so fp16 * argument is fp32, as in compiled code.
 - 3.6 with numpy >= 2.4: a scalar of shape (1,) can be an index again; bool arguments and bf16 constants work.
 - `and`, `or`, `not`, `min` and `max` on blocks: see `logic.py`.
+- Functions of `triton.language` that a file imports by their names are the interpreter's too, and it need not import
+  the language as a whole.
 - Integer overflow wraps without a check, which took 40% of the time. erf is vectorised; assertions are
   recorded instead of raised (a GPU ignores them outside debug mode).
 
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -52,6 +55,7 @@ def install(note: Note) -> None:
     _repair_dot(builder)
     _repair_missing(builder, note)
     _repair_scalars()
+    _repair_names()
     libdevice.install(builder)
     logic.install()
 
@@ -195,3 +199,29 @@ def _repair_scalars() -> None:
 
     ti._patch_lang_tensor = patch_tensor
     ti._implicit_cvt = convert
+
+
+def _repair_names() -> None:
+    original, modules = ti._patch_lang, (tl, tl.core, tl.math)
+
+    def patch(function: Any) -> Any:
+        space = function.__globals__
+        named: list[tuple[str, Any, Any]] = [
+            (name, value, module) for name, value in space.items() if isinstance(value, FunctionType | type)
+            for module in modules if getattr(module, value.__name__, None) is value
+        ]  # fmt: skip
+        has_language = any(value is module for value in space.values() for module in (tl, tl.core))
+        scope = original(function if has_language else install)
+        for name, value, module in named:
+            if (patched := getattr(module, value.__name__)) is not value:
+                scope.set_attr(_Space(space), name, patched)
+        return scope
+
+    ti._patch_lang = patch
+
+
+class _Space:
+    """Globals of a module as attributes."""
+
+    def __init__(self, space: dict[str, Any]) -> None:
+        self.__dict__ = space

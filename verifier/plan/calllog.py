@@ -9,6 +9,7 @@ process; `agreement.py` compares two of them.
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import inspect
 import sys
@@ -16,7 +17,6 @@ import textwrap
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import torch
@@ -205,7 +205,17 @@ def _reached(name: str, outer: Mapping[str, Any], space: Mapping[str, Any]) -> A
         if isinstance(value, types.ModuleType) and value.__name__.split(".")[0] == "triton":
             return None
         value = getattr(value, part, None)
-    return value
+    return None if _is_tritons(value) else value
+
+
+def _is_tritons(value: Any) -> bool:
+    """Whether it is a function of Triton's language, imported by its name."""
+    function = value.func if isinstance(value, functools.partial) else value
+    if not isinstance(function, types.FunctionType):
+        return False
+    home = sys.modules.get(function.__module__)
+    inside = home is not None and home.__name__.split(".")[0] == "triton"
+    return inside and getattr(home, function.__name__, None) is value
 
 
 def _source(kernel: Any, function: types.FunctionType) -> str | None:
@@ -214,7 +224,7 @@ def _source(kernel: Any, function: types.FunctionType) -> str | None:
     return kept if isinstance(kept, str) else _written(function)
 
 
-@cache
+@functools.cache
 def _written(function: types.FunctionType) -> str | None:
     try:
         return inspect.getsource(function)
@@ -222,7 +232,7 @@ def _written(function: types.FunctionType) -> str | None:
         return None
 
 
-@cache
+@functools.cache
 def _parsed(text: str) -> tuple[str, tuple[str, ...]]:
     """The syntax of a function without decorators, lines and the indentation of its texts; and the names in it."""
     (function,) = ast.parse(textwrap.dedent(text)).body

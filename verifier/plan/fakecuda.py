@@ -18,7 +18,7 @@ from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from verifier.device_facts import torch_properties
-from verifier.plan import guard, ops, seeds
+from verifier.plan import guard, ops, seeds, wrappers
 from verifier.plan.record import Recorder, Untraceable
 from verifier.target import Target
 
@@ -195,6 +195,7 @@ def install(target: Target, recorder: Recorder) -> None:
         _replace(fake_tensor, init_gpu_context=_silent)
     _replace(torch.nn.Module, _apply=_apply)
     _answer_for_libraries()
+    wrappers.install()
     seeds.install(recorder)
     _patch_tensor(recorder)
     _refuse_native(recorder)

@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_map_only
 from triton import knobs
 
-from verifier.plan import trace
+from verifier.plan import trace, wrappers
 from verifier.plan.record import Untraceable
 
 _compile = torch.compile
@@ -190,14 +190,6 @@ def _stand_ins_in_modules() -> None:
     _replace(PyCodeCache, load_by_key_path=loaded)
 
 
-def _empty_strided(size: Any, stride: Any, dtype: torch.dtype) -> torch.Tensor:
-    return torch.empty_strided(size, stride, dtype=dtype, device="cuda")
-
-
-def _reinterpreted(tensor: torch.Tensor, size: Any, stride: Any, offset: int = 0) -> torch.Tensor:
-    return torch.as_strided(tensor, size, stride, int(tensor.storage_offset()) + offset)
-
-
 def _same(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
@@ -206,7 +198,8 @@ def _silent(*_args: object, **_kwargs: object) -> None: ...
 
 
 _STAND_INS: dict[str, Callable[..., Any]] = {
-    "empty_strided_cuda": _empty_strided, "reinterpret_tensor": _reinterpreted, "copy_if_misaligned": _same,
+    "empty_strided_cuda": wrappers.empty_strided, "reinterpret_tensor": wrappers.reinterpreted,
+    "copy_if_misaligned": _same,
     "assert_size_stride": _silent, "assert_alignment": _silent,
 }  # fmt: skip
 

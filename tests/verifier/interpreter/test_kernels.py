@@ -320,6 +320,32 @@ class ModelNew(nn.Module):
     assert report.outcome == "passed", report.reason
 
 
+def test_a_file_that_imports_no_language_as_a_whole(zygotes: Zygotes) -> None:
+    candidate = """
+import torch, torch.nn as nn, triton
+from triton.language import arange, constexpr, load, program_id, range as counted, store
+from triton.language.math import exp as power
+
+@triton.jit
+def twice(v):
+    return power(v) + power(v)
+
+@triton.jit
+def k(x, o, n, B: constexpr):
+    c = arange(0, B)
+    for r in counted(program_id(0), program_id(0) + 1):
+        store(o + r * n + c, twice(load(x + r * n + c, mask=c < n)), mask=c < n)
+
+class ModelNew(nn.Module):
+    def forward(self, x):
+        o = torch.empty_like(x)
+        k[(x.shape[0],)](x, o, x.shape[1], B=64)
+        return o
+"""
+    report = gate(zygotes, problem("return 2 * torch.exp(x)", inputs=1), candidate)
+    assert report.outcome == "passed", report.reason
+
+
 @pytest.mark.parametrize(
     ("body", "reason"),
     [

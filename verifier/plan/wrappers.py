@@ -1,0 +1,38 @@
+"""What host code reaches below torch's own functions, of which alone a fake device and one in host memory hear: the
+calls that Inductor writes, for files that were made from them, and the handle of cuBLAS that a Triton tutorial makes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from triton._C.libtriton import nvidia
+
+
+def install() -> None:
+    """Puts torch's own functions in their places. Only for a process that is thrown away."""
+    c: Any = torch._C
+    operators: Any = torch.ops.inductor
+    c._dynamo.guards._empty_strided_cuda = empty_strided
+    operators._reinterpret_tensor = reinterpreted
+    if not hasattr(c, "_cuda_getCurrentRawStream"):
+        c._cuda_getCurrentRawStream = lambda _device: 0
+    nvidia.cublas.CublasLt = CublasLt
+
+
+class CublasLt:
+    """Stands for Triton's class of this name: it can be made where there is no GPU."""
+
+    def __init__(self, _workspace: torch.Tensor) -> None: ...
+
+    def __getattr__(self, name: str) -> Any:
+        raise NotImplementedError(f"`{name}` of Triton's handle of cuBLAS cannot be in a plan; torch.matmul can")
+
+
+def empty_strided(size: Any, stride: Any, dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty_strided(size, stride, dtype=dtype, device="cuda")
+
+
+def reinterpreted(tensor: torch.Tensor, size: Any, stride: Any, offset: int = 0) -> torch.Tensor:
+    return torch.as_strided(tensor, size, stride, int(tensor.storage_offset()) + offset)
