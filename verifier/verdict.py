@@ -360,8 +360,8 @@ class FileRun(Record):
     """How the candidate's own file behaves beside its plan, live, on the same fresh inputs."""
 
     outputs: Literal["bitwise", "yardstick", "different", "failed"]
-    """`yardstick`: not bit by bit, and right by the rules of correctness. `different`: not right. `failed`: it gave
-    none."""
+    """`yardstick`: not bit by bit, and right by the rules of correctness. `different`: not right, or of another plan
+    from trace to trace. `failed`: it gave none."""
     reason: str = ""
     """One sentence where it is `different` or `failed`, or has no times."""
     timings: tuple[FileTiming, ...] = ()

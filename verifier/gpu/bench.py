@@ -23,6 +23,7 @@ from verifier.gpu.supervisor import GpuWorker, Plans
 from verifier.gpu.visit import Request, Visit
 from verifier.kept import Kept, LiveFile
 from verifier.plan.live_rules import refuse_live
+from verifier.plan.twice import NOT_REPEATABLE
 from verifier.problem import Problem, Role
 from verifier.timing import CONFIRMATION, Confirmation, WorkloadTiming
 from verifier.verdict import Diagnostic, FileRun, Status, TestReport
@@ -136,8 +137,11 @@ class GpuBench:
         """Runs the candidate's own file live beside its plan, on the same fresh inputs, before it is called best.
 
         `timings` are those of its visit: the plan runs with the alternatives chosen there. What the file does wrong is
-        in the answer. Raises InfrastructureError and ProblemError.
+        in the answer, also that its plan is one of several: then it is not run. Raises InfrastructureError and
+        ProblemError.
         """
+        if any(f.code == NOT_REPEATABLE for f in stage.report.findings):
+            return FileRun(outputs="different", reason="this plan is one of several that it makes by chance", seconds=0)
         kept: Kept = stage.handle
         seed = _other_seed(self._seed, stage)
         request = self._request(stage, kept, seed).model_copy(

@@ -188,14 +188,12 @@ def install(target: Target, recorder: Recorder) -> None:
     guard.install()
     _replace(torch.cuda, **_cuda_answers(target, recorder))
     torch.version.cuda = torch.version.cuda or "13.0"
-    if not hasattr(torch._C, "_cuda_getCurrentRawStream"):
-        _replace(torch._C, _cuda_getCurrentRawStream=lambda _device: recorder.disguise.stream)
     _replace(FakeTensorMode, avoid_device_init=property(lambda _self: True))
     if hasattr(fake_tensor, "init_gpu_context"):
         _replace(fake_tensor, init_gpu_context=_silent)
     _replace(torch.nn.Module, _apply=_apply)
     _answer_for_libraries()
-    wrappers.install()
+    wrappers.install(recorder.disguise.stream)
     seeds.install(recorder)
     _patch_tensor(recorder)
     _refuse_native(recorder)

@@ -24,6 +24,8 @@ from verifier.verdict import Diagnostic
 CONTROLS = 3
 """Further traces in the first disguise before a difference counts as a branch."""
 MAX_DIFFERENCES = 2000
+NOT_REPEATABLE = "not-repeatable"
+"""Code of the warning that a file makes one of several plans."""
 _CODE = (".text", ".nv.info", ".nv.constant", ".nv.global", ".nv.shared", ".rel.text", ".rela.text")
 """Sections of a cubin that say what a kernel does."""
 _IN_BLOBS = ("cubin", "ttir", "ptx", "source", "line", "num_stages")
@@ -59,7 +61,7 @@ def compare(first: Outcome, second: Outcome, again: Callable[[], Outcome], sourc
         by_chance += _differences(one, _normal(again()))
         if all(_explained(path, by_chance) for path in found):
             line, what = _told(first, second, found[0])
-            return _finding("warning", "not-repeatable", f"{_CHANCE}: {what}", line, source)
+            return _finding("warning", NOT_REPEATABLE, f"{_CHANCE}: {what}", line, source)
     line, what = _told(first, second, next(path for path in found if not _explained(path, by_chance)))
     return _finding("error", "differs-between-traces", f"{_BRANCH}: {what}", line, source)
 

@@ -10,14 +10,15 @@ import torch
 from triton._C.libtriton import nvidia
 
 
-def install() -> None:
-    """Puts torch's own functions in their places. Only for a process that is thrown away."""
+def install(stream: int = 0) -> None:
+    """Puts torch's own functions in their places; `stream` is the handle of the current one. Only for a process that is
+    thrown away.
+    """
     c: Any = torch._C
     operators: Any = torch.ops.inductor
     c._dynamo.guards._empty_strided_cuda = empty_strided
     operators._reinterpret_tensor = reinterpreted
-    if not hasattr(c, "_cuda_getCurrentRawStream"):
-        c._cuda_getCurrentRawStream = lambda _device: 0
+    c._cuda_getCurrentRawStream = lambda _device: stream
     nvidia.cublas.CublasLt = CublasLt
 
 

@@ -19,7 +19,7 @@ from verifier.judge import Judge
 from verifier.loader import parse_problem
 from verifier.problem import Problem
 from verifier.timing import CONFIRMATION
-from verifier.verdict import Stage, Status, TestReport, Verdict
+from verifier.verdict import Diagnostic, Stage, Status, TestReport, Verdict
 
 HERE = Path(__file__).parent
 
@@ -96,6 +96,17 @@ def verdict_of(
         return judge.verdict(Candidate(source=correct), stage, tested, profile)
 
     return verdict
+
+
+def test_the_file_of_a_plan_that_came_by_chance_does_not_ship(
+    problem: Problem, seen: Seen, stage_of: Callable[[str], CompileStage]
+) -> None:
+    stage, seen.requests[:] = stage_of("right"), []
+    chance = Diagnostic(severity="warning", code="not-repeatable", message="two traces differ by chance")
+    report = stage.report.model_copy(update={"findings": (chance,)})
+    run = GpuBench(problem, 3, worker=seen).run_file(stage.model_copy(update={"report": report}))
+    assert (run.outputs, run.agrees, seen.requests) == ("different", False, [])
+    assert "one of several" in run.reason
 
 
 def test_a_confirmation_has_a_fresh_runner_another_seed_and_fresh_blocks(
