@@ -43,8 +43,8 @@ PROBE_TERMS = 16
 SAMPLE = 4096
 STRUCTURE = 0.05
 """Share of zeros above which they have a meaning."""
-_LEAST_ROW = 8
-"""Elements of a row from which on its order is no accident."""
+_LEAST_ROW, _GLIMPSE = 7, 64
+"""Pairs of elements in a row from which on what they have in common is no accident, and those looked at first."""
 _SIGNED = 3
 """Replaced tensors from which on the products of the first two of `integers` have one sign."""
 LARGE, LARGE_TOGETHER, SMALL = 64.0, 5.0, 2.0**-8
@@ -167,8 +167,8 @@ def _structured(made: Tensor, own: Tensor) -> Tensor:
         made = _like(made.float() * (own.float() != 0), own)
     if _symmetric(own):
         made = _like(torch.triu(made.float()) + torch.triu(made.float(), 1).mT, own)
-    for rule, keep in _ROWS:
-        if _all_rows(own, rule):
+    for views, related, keep in _ROWS if own.dim() else ():
+        if _all_rows(*views(own), related):
             return _like(keep(made.float()), own)
     return made
 
@@ -179,30 +179,42 @@ def _symmetric(own: Tensor) -> bool:
     return all(torch.equal(part, part.mT) for part in (own[..., :64, :64].float(), own.float()))
 
 
-def _all_rows(own: Tensor, rule: Callable[[Tensor], Tensor]) -> bool:
-    """Whether a rule holds in every row, and the first has more than one value. Most tensors fail in the first."""
-    if not own.dim() or own.shape[-1] < _LEAST_ROW:
+_Pair = tuple[Tensor, Tensor]
+
+
+def _all_rows(left: Tensor, right: Tensor, related: Callable[[Tensor, Tensor], Tensor]) -> bool:
+    """Whether elements are related to those beside them in every row, and not since they are all the same. Most tensors
+    show in the first few that they are not."""
+    if left.shape != right.shape or left.shape[-1] < _LEAST_ROW:
         return False
-    row = own[(0,) * (own.dim() - 1)].float()
-    return bool(rule(row) & (row != row[0]).any()) and bool(rule(own.float()))
+    a, b = (t[(0,) * (t.dim() - 1)][:_GLIMPSE].float() for t in (left, right))
+    return bool(related(a, b).all() & (a != a[0]).any()) and bool(related(_comparable(left), _comparable(right)).all())
 
 
-def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
-    return x[..., : x.shape[-1] // 2], x[..., -(x.shape[-1] // 2) :]
+def _comparable(values: Tensor) -> Tensor:
+    return values.float() if values.dtype.itemsize == 1 else values
 
 
-_ROWS: tuple[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]], ...] = (
-    (lambda x: (x.diff() >= 0).all(), lambda x: x.sort(-1).values),
-    (lambda x: (x.diff() <= 0).all(), lambda x: x.sort(-1, descending=True).values),
-    (lambda x: _same(x, *_halves(x)), lambda x: torch.cat([_halves(x)[0]] * 2, -1)),
-    (lambda x: _same(x, x[..., ::2], x[..., 1::2]), lambda x: x[..., ::2].repeat_interleave(2, -1)),
+def _halves(x: Tensor) -> _Pair:
+    return x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
+
+
+def _twos(x: Tensor) -> _Pair:
+    return x[..., ::2], x[..., 1::2]
+
+
+def _neighbours(x: Tensor) -> _Pair:
+    return x[..., :-1], x[..., 1:]
+
+
+_ROWS: tuple[tuple[Callable[[Tensor], _Pair], Callable[[Tensor, Tensor], Tensor], Callable[[Tensor], Tensor]], ...] = (
+    (_neighbours, torch.le, lambda x: x.sort(-1).values),
+    (_neighbours, torch.ge, lambda x: x.sort(-1, descending=True).values),
+    (_halves, torch.eq, lambda x: torch.cat([_halves(x)[0]] * 2, -1)),
+    (_twos, torch.eq, lambda x: _twos(x)[0].repeat_interleave(2, -1)),
 )
 """Sorted either way (boundaries, time steps); the second half like the first, and each value twice (angles of rotary
-embeddings): a rule, and what keeps it."""
-
-
-def _same(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    return (left == right).all() if x.shape[-1] % 2 == 0 else torch.tensor(False, device=x.device)
+embeddings): which elements are beside each other, how they are related, and what makes them so."""
 
 
 def _replace(values: Any, tensors: Iterable[Tensor]) -> Any:

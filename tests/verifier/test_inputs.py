@@ -94,13 +94,15 @@ def test_order_and_repetition_in_rows_are_kept(name: str) -> None:
     angles = torch.rand(3, 5, 32)
     rising, falling = torch.rand(4, 16).sort(-1).values, torch.linspace(1, 0, 50).half()
     constant, odd = torch.full((2, 16), 0.3), torch.cat([angles, angles[..., :31]], -1)
-    given = [rising, falling, torch.cat([angles, angles], -1), angles.repeat_interleave(2, -1), constant, odd, angles]
+    doubled = [torch.cat([angles, angles], -1), angles.repeat_interleave(2, -1)]
+    given = [rising, falling, *doubled, constant, odd, angles, torch.tensor(0.7)]
     up, down, halves, pairs, *free = inputs.draw(name, lambda: given, 5)
     assert bool((up.diff() >= 0).all() and (down.diff() <= 0).all())
     assert down.dtype == torch.float16
     assert torch.equal(halves[..., :32], halves[..., 32:])
     assert torch.equal(pairs[..., ::2], pairs[..., 1::2])
     assert all(len(t.unique()) > 2 for t in (up, down, halves, pairs))
+    assert free.pop().dim() == 0
     for tensor in free:
         assert not (tensor.diff() >= 0).all()
         half = tensor.shape[-1] // 2
