@@ -3,7 +3,7 @@
 The compiler combines tensors element by element, and stops at a constant that decides. In the interpreter these are
 Python's own, to which every block is true: `rows < m and columns < n` is the second mask alone, which reads out of
 bounds where the compiled kernel does not. A constant that was given a name is a tensor here: where it decides and what
-follows cannot be evaluated, that is left out.
+follows cannot be evaluated, that is left out. Nor is a constant or a dtype wrapped here: `.value` is itself.
 
 Source: `visit_BoolOp`, `visit_UnaryOp` and `builtin_namespace` of Triton's `compiler/code_generator.py`.
 """
@@ -55,6 +55,11 @@ class _Logic(ast.NodeTransformer):
         self.generic_visit(node)
         return _call(node, warpsmith_negate, node.operand) if isinstance(node.op, ast.Not) else node
 
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        self.generic_visit(node)
+        unwraps = node.attr == "value" and isinstance(node.ctx, ast.Load)
+        return _call(node, warpsmith_unwrap, node.value) if unwraps else node
+
     def visit_Name(self, node: ast.Name) -> ast.AST:
         if node.id in self._names and isinstance(node.ctx, ast.Load):
             return ast.copy_location(ast.Name(_BUILTINS[node.id].__name__, node.ctx), node)
@@ -93,6 +98,10 @@ def warpsmith_negate(value: Any) -> Any:
     return value.__not__() if _is_truth(value) else not value
 
 
+def warpsmith_unwrap(constant: Any) -> Any:
+    return getattr(constant, "value", constant)
+
+
 def warpsmith_minimum(*values: Any, **more: Any) -> Any:
     return _extreme(tl.core.builtin_min, builtins.min, values, more)
 
@@ -114,4 +123,6 @@ def _is_truth(value: Any) -> bool:
 
 
 _BUILTINS = {"min": warpsmith_minimum, "max": warpsmith_maximum}
-_NAMES = {f.__name__: f for f in (warpsmith_combine, warpsmith_negate, warpsmith_minimum, warpsmith_maximum)}
+_NAMES = {
+    f.__name__: f for f in (warpsmith_combine, warpsmith_negate, warpsmith_unwrap, warpsmith_minimum, warpsmith_maximum)
+}

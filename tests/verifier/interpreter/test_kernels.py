@@ -320,6 +320,36 @@ class ModelNew(nn.Module):
     assert report.outcome == "passed", report.reason
 
 
+def test_constants_and_types_are_unwrapped(zygotes: Zygotes) -> None:
+    candidate = (
+        HEAD
+        + """
+@triton.jit
+def least(dtype: tl.constexpr, bits: tl.constexpr):
+    kind = dtype.value
+    if kind.is_floating():
+        value: tl.constexpr = float("-inf")
+    else:
+        value: tl.constexpr = -1 * 2 ** (bits.value - 1)
+    return value
+
+@triton.jit
+def k(x, o, n, B: tl.constexpr):
+    r = tl.program_id(0); c = tl.arange(0, B)
+    v = tl.load(x + r * n + c, mask=c < n, other=least(x.type.element_ty, 32))
+    tl.store(o + r, tl.max(v, 0))
+
+class ModelNew(nn.Module):
+    def forward(self, x):
+        o = torch.empty(x.shape[0], device=x.device, dtype=x.dtype)
+        k[(x.shape[0],)](x, o, x.shape[1], B=64)
+        return o
+"""
+    )
+    report = gate(zygotes, problem("return x.amax(1)", inputs=1), candidate)
+    assert report.outcome == "passed", report.reason
+
+
 def test_a_file_that_imports_no_language_as_a_whole(zygotes: Zygotes) -> None:
     candidate = """
 import torch, torch.nn as nn, triton
