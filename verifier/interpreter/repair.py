@@ -211,7 +211,7 @@ def _repair_names() -> None:
             for module in modules if getattr(module, value.__name__, None) is value
         ]  # fmt: skip
         has_language = any(value is module for value in space.values() for module in (tl, tl.core))
-        scope = original(function if has_language else install)
+        scope = original(function if has_language else install)  # which sees it, as everything in this module
         for name, value, module in named:
             if (patched := getattr(module, value.__name__)) is not value:
                 scope.set_attr(_Space(space), name, patched)
