@@ -70,6 +70,8 @@ class Launcher:
         self.copies = 0
         """Launches under `spoil` that stored, element by element, what one of their arguments held before."""
         self._patched: set[Any] = set()
+        """Modules of the language that are patched for this launch."""
+        self._scopes = contextlib.ExitStack()
         self._keys: set[tuple[Any, ...]] = set()
         """Autotuners with the keys that they have met."""
 
@@ -186,18 +188,15 @@ class Launcher:
 
     @contextlib.contextmanager
     def _patches(self, function: Any) -> Iterator[None]:
-        scope = ti._patch_lang(function)
-        self._patched = set(_languages(function))
-        try:
+        with contextlib.ExitStack() as self._scopes:
+            self._scopes.callback(ti._patch_lang(function).restore)
+            self._patched = set(_languages(function))
             yield
-        finally:
-            scope.restore()
-            self._patched = set()
 
     def _patch(self, function: Any) -> None:
-        """Patches the modules that a device function sees and the kernel did not; they stay patched."""
+        """Patches the modules that a device function sees and the kernel did not, until the launch is over."""
         if missing := set(_languages(function)) - self._patched:
-            ti._patch_lang(function)
+            self._scopes.callback(ti._patch_lang(function).restore)
             self._patched |= missing
 
     # autotuning

@@ -19,6 +19,8 @@ def install(stream: int = 0) -> None:
     c._dynamo.guards._empty_strided_cuda = empty_strided
     operators._reinterpret_tensor = reinterpreted
     c._cuda_getCurrentRawStream = lambda _device: stream
+    library: Any = torch._library
+    torch.library.wrap_triton = library.wrap_triton = library.capture_triton = unwrapped
     nvidia.cublas.CublasLt = CublasLt
 
 
@@ -29,6 +31,11 @@ class CublasLt:
 
     def __getattr__(self, name: str) -> Any:
         raise NotImplementedError(f"`{name}` of Triton's handle of cuBLAS cannot be in a plan; torch.matmul can")
+
+
+def unwrapped(kernel: Any) -> Any:
+    """`wrap_triton`, which only says to a compiler of PyTorch that a kernel is one."""
+    return kernel
 
 
 def empty_strided(size: Any, stride: Any, dtype: torch.dtype) -> torch.Tensor:
