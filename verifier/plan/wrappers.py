@@ -19,8 +19,7 @@ def install(stream: int = 0) -> None:
     c._dynamo.guards._empty_strided_cuda = empty_strided
     operators._reinterpret_tensor = reinterpreted
     c._cuda_getCurrentRawStream = lambda _device: stream
-    library: Any = torch._library
-    torch.library.wrap_triton = library.wrap_triton = library.capture_triton = unwrapped
+    torch.library.wrap_triton = unwrapped
     nvidia.cublas.CublasLt = CublasLt
 
 
