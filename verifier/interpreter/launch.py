@@ -190,12 +190,12 @@ class Launcher:
     def _patches(self, function: Any) -> Iterator[None]:
         with contextlib.ExitStack() as self._scopes:
             self._scopes.callback(ti._patch_lang(function).restore)
-            self._patched = set(_languages(function))
+            self._patched = set(repair.languages(function))
             yield
 
     def _patch(self, function: Any) -> None:
         """Patches the modules that a device function sees and the kernel did not, until the launch is over."""
-        if missing := set(_languages(function)) - self._patched:
+        if missing := set(repair.languages(function)) - self._patched:
             self._scopes.callback(ti._patch_lang(function).restore)
             self._patched |= missing
 
@@ -236,10 +236,6 @@ class Launcher:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [f.lineno for f in frames if f.filename == self.filename]
         return lines[-1] if lines else None
-
-
-def _languages(function: Any) -> list[Any]:
-    return [v for v in function.__globals__.values() if inspect.ismodule(v) and v in (tl, tl.core)]
 
 
 def _written(rewritten: Any) -> Any:

@@ -18,6 +18,7 @@ away.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
@@ -210,14 +211,18 @@ def _repair_names() -> None:
             (name, value, module) for name, value in space.items() if isinstance(value, FunctionType | type)
             for module in modules if getattr(module, value.__name__, None) is value
         ]  # fmt: skip
-        has_language = any(value is module for value in space.values() for module in (tl, tl.core))
-        scope = original(function if has_language else install)  # which sees it, as everything in this module
+        scope = original(function if languages(function) else install)  # which sees it, as everything in this module
         for name, value, module in named:
             if (patched := getattr(module, value.__name__)) is not value:
                 scope.set_attr(_Space(space), name, patched)
         return scope
 
     ti._patch_lang = patch
+
+
+def languages(function: Any) -> list[Any]:
+    """Modules that Triton patches for a kernel or a device function which sees them."""
+    return [v for v in function.__globals__.values() if inspect.ismodule(v) and v in (tl, tl.core)]
 
 
 class _Space:

@@ -9,7 +9,6 @@ process; `agreement.py` compares two of them.
 from __future__ import annotations
 
 import ast
-import functools
 import hashlib
 import inspect
 import sys
@@ -17,6 +16,7 @@ import textwrap
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -210,7 +210,7 @@ def _reached(name: str, outer: Mapping[str, Any], space: Mapping[str, Any]) -> A
 
 def _is_tritons(value: Any) -> bool:
     """Whether it is a function of Triton's language, imported by its name."""
-    function = value.func if isinstance(value, functools.partial) else value
+    function = value.func if isinstance(value, partial) else value
     if not isinstance(function, types.FunctionType):
         return False
     home = sys.modules.get(function.__module__)
@@ -224,7 +224,7 @@ def _source(kernel: Any, function: types.FunctionType) -> str | None:
     return kept if isinstance(kept, str) else _written(function)
 
 
-@functools.cache
+@cache
 def _written(function: types.FunctionType) -> str | None:
     try:
         return inspect.getsource(function)
@@ -232,7 +232,7 @@ def _written(function: types.FunctionType) -> str | None:
         return None
 
 
-@functools.cache
+@cache
 def _parsed(text: str) -> tuple[str, tuple[str, ...]]:
     """The syntax of a function without decorators, lines and the indentation of its texts; and the names in it."""
     (function,) = ast.parse(textwrap.dedent(text)).body

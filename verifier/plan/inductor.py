@@ -131,7 +131,6 @@ def _answer_interface() -> None:
     zero = staticmethod(lambda _device: 0)
     _replace(CudaInterface, get_raw_stream=zero, exchange_device=zero, maybe_exchange_device=zero)
     _replace(CudaInterface, **{name: getattr(torch.cuda, name) for name in ("Event", "Stream", "device")})
-    _replace(torch._C, _cuda_getCurrentRawStream=lambda _device: 0)
     state = {"get_rng_state": lambda *_args: torch.zeros(16, dtype=torch.uint8), "set_rng_state": _silent}
     for owner in (torch, torch.random, torch.cuda):
         _replace(owner, **state)

@@ -1,5 +1,6 @@
 """What host code reaches below torch's own functions, of which alone a fake device and one in host memory hear: the
-calls that Inductor writes, for files that were made from them, and the handle of cuBLAS that a Triton tutorial makes.
+calls that Inductor writes, for files that were made from them, what marks a kernel for PyTorch's compiler, and the
+handle of cuBLAS that a Triton tutorial makes.
 """
 
 from __future__ import annotations
