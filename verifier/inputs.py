@@ -168,7 +168,7 @@ def _structured(made: Tensor, own: Tensor) -> Tensor:
     if _symmetric(own):
         made = _like(torch.triu(made.float()) + torch.triu(made.float(), 1).mT, own)
     for views, related, keep in _ROWS if own.dim() else ():
-        if _all_rows(*views(own), related):
+        if _all_rows(own, views, related):
             return _like(keep(made.float()), own)
     return made
 
@@ -182,13 +182,18 @@ def _symmetric(own: Tensor) -> bool:
 _Pair = tuple[Tensor, Tensor]
 
 
-def _all_rows(left: Tensor, right: Tensor, related: Callable[[Tensor, Tensor], Tensor]) -> bool:
-    """Whether elements are related to those beside them in every row, and not since they are all the same. Most tensors
-    show in the first few that they are not."""
+def _all_rows(own: Tensor, views: Callable[[Tensor], _Pair], related: Callable[[Tensor, Tensor], Tensor]) -> bool:
+    """Whether elements are related to those beside them in every row, and not since each row has one value. A few of
+    the first row and of the last show of most tensors that they are not; those at an angle of zero are all the same."""
+    left, right = views(own)
     if left.shape != right.shape or left.shape[-1] < _LEAST_ROW:
         return False
-    a, b = (t[(0,) * (t.dim() - 1)][:_GLIMPSE].float() for t in (left, right))
-    return bool(related(a, b).all() & (a != a[0]).any()) and bool(related(_comparable(left), _comparable(right)).all())
+    for end in (0, -1):
+        if not related(*(t[(end,) * (t.dim() - 1)][:_GLIMPSE].float() for t in (left, right))).all():
+            return False
+    every = _comparable(own)
+    before, after = _neighbours(every)
+    return bool(related(*views(every)).all() & (before != after).any())
 
 
 def _comparable(values: Tensor) -> Tensor:
